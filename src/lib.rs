@@ -1,0 +1,6 @@
+//! couriertcpd: a TCP super-server for mail.
+
+pub mod addr;
+pub mod config;
+pub mod error;
+pub mod policy;

@@ -1,0 +1,5 @@
+//! The decisions, without I/O, clock or process environment.
+
+#![forbid(unsafe_code)]
+
+pub mod env;
