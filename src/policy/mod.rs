@@ -1,6 +1,84 @@
 //! The decisions, without I/O, clock or process environment.
+//!
+//! The order of checks for one connection, each in a room of its own:
+//! 1. `access`: the record of the access file, which may refuse;
+//! 2. `limits`: `-maxperip` and `-maxperc`, before any lookup is made;
+//! 3. `session`: the lookups it owes, host names (`rdns`), DNS lists (`dnsbl`) and ident;
+//! 4. [`Session::verdict`](session::Session::verdict): refuse by `-drop`, or serve with an environment.
 
 #![forbid(unsafe_code)]
 
+pub mod dnsbl;
 pub mod env;
+pub mod limits;
 pub mod question;
+pub mod rdns;
+pub mod session;
+#[cfg(test)]
+pub(crate) mod testing;
+
+use env::{Base, Delta};
+
+/// What becomes of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Run the handler with the base environment and this.
+    Serve(Delta),
+    Refuse(Reason),
+}
+
+/// Why a connection is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// The access file's record says so.
+    Denied,
+    /// The access file could not be read, so nobody knows.
+    AccessUnknown,
+    /// `-maxperip`.
+    PerAddress,
+    /// `-maxperc`.
+    PerBlock,
+    /// `-drop`, by this variable.
+    Dropped(Vec<u8>),
+}
+
+impl Reason {
+    /// True if `-denymsg` is for this client.
+    pub fn has_reply(&self) -> bool {
+        matches!(self, Reason::Denied | Reason::Dropped(_))
+    }
+}
+
+/// The connections that one address may have: MAXCPERIP where it is set to a positive number, else `-maxperip`.
+pub fn max_per_ip(configured: u32, env: &Delta, base: &Base) -> u32 {
+    env.effective(b"MAXCPERIP", base)
+        .and_then(|value| std::str::from_utf8(value).ok())
+        .and_then(|value| value.trim().parse().ok())
+        .filter(|&n| n > 0)
+        .unwrap_or(configured)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maxcperip_replaces_the_limit_only_if_it_is_a_positive_number() {
+        for (inherited, record, expected) in [
+            (None, None, 4),
+            (Some("9"), None, 9),
+            (Some("9"), Some("2"), 2),
+            (None, Some("0"), 4),
+            (None, Some("-3"), 4),
+            (None, Some("many"), 4),
+            (None, Some(""), 4),
+        ] {
+            let base = Base::new(inherited.map(|v| ("MAXCPERIP", v)));
+            let mut env = Delta::default();
+            if let Some(value) = record {
+                env.set(b"MAXCPERIP", value.as_bytes());
+            }
+            assert_eq!(max_per_ip(4, &env, &base), expected, "{inherited:?} {record:?}");
+        }
+    }
+}

@@ -65,3 +65,16 @@ pub enum Records {
 pub const MAX_NAMES: usize = 64;
 /// Bytes kept of a TXT record.
 pub const MAX_TEXT: usize = 512;
+
+/// What is known of a host's name once its lookup has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HostName {
+    /// A name that leads back to the address.
+    Known(Rc<str>),
+    /// The address definitely has no name.
+    Absent,
+    /// Nobody could tell for now.
+    SoftError,
+    /// There are names, and all of them lead elsewhere.
+    Mismatch,
+}
