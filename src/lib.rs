@@ -3,4 +3,7 @@
 pub mod addr;
 pub mod config;
 pub mod error;
+pub mod listener;
 pub mod policy;
+pub mod reactor;
+pub mod table;

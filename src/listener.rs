@@ -1,0 +1,216 @@
+//! LIST to listening sockets, and accepting from them.
+//!
+//! Bound once at start, all or none. mio is edge-triggered, so a listener that may not accept is
+//! deregistered and registered again later: merely not accepting would lose the edge. The reactor
+//! owns the [`Listeners`] and says when; nothing here decides.
+
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, getsockopt, listen, setsockopt, socket, sockopt,
+};
+
+use crate::addr;
+use crate::config::ListenSpec;
+use crate::error::StartError;
+
+/// One listening socket.
+#[derive(Debug)]
+pub struct Listener {
+    socket: TcpListener,
+    /// The local end of every connection, if the socket is bound to one address. Saves asking.
+    local: Option<SocketAddr>,
+}
+
+/// What one call to accept brought.
+#[derive(Debug)]
+pub enum Accepted {
+    /// A connection, blocking and close-on-exec, and the peer, folded.
+    Connection(TcpStream, SocketAddr),
+    /// Nobody is waiting.
+    Nobody,
+    /// That client is gone already, or its network is; the next one may do better.
+    Lost,
+    /// Descriptors or memory have run out.
+    Shortage(Errno),
+}
+
+impl Listener {
+    pub fn accept(&self) -> Accepted {
+        match self.socket.accept() {
+            Ok((stream, peer)) => Accepted::Connection(stream, addr::fold_socket(peer)),
+            Err(error) => match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
+                Errno::EAGAIN => Accepted::Nobody,
+                errno @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) => Accepted::Shortage(errno),
+                // accept(2): errors that are pending on the new connection count as "try again".
+                _ => Accepted::Lost,
+            },
+        }
+    }
+
+    /// The local end of `connection`, folded.
+    pub fn local_end(&self, connection: &TcpStream) -> io::Result<SocketAddr> {
+        match self.local {
+            Some(local) => Ok(local),
+            None => connection.local_addr().map(addr::fold_socket),
+        }
+    }
+}
+
+/// All listening sockets, registered with the event loop together or not at all.
+#[derive(Debug)]
+pub struct Listeners {
+    all: Vec<Listener>,
+    registered: bool,
+}
+
+impl Listeners {
+    /// Binds every entry of LIST.
+    ///
+    /// # Errors
+    /// [`StartError::Listen`] names the first entry that could not be bound; no socket is kept.
+    pub fn bind(specs: &[ListenSpec], backlog: Option<i32>) -> Result<Self, StartError> {
+        let mut all = Vec::new();
+        for spec in specs {
+            let sockets = match spec.address {
+                Some(address) => {
+                    vec![bind_one(SocketAddr::new(address, spec.port), backlog).map_err(|e| listen_error(spec, e))?]
+                }
+                None => bind_wildcard(spec.port, backlog).map_err(|e| listen_error(spec, e))?,
+            };
+            all.extend(sockets);
+        }
+        Ok(Listeners { all, registered: false })
+    }
+
+    pub fn get(&self, index: u32) -> Option<&Listener> {
+        self.all.get(index as usize)
+    }
+
+    pub fn len(&self) -> u32 {
+        self.all.len() as u32
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    pub fn is_accepting(&self) -> bool {
+        self.registered
+    }
+
+    /// Registers with the event loop; clients that wait already raise an event.
+    pub fn resume(&mut self, registry: &Registry, token: impl Fn(u32) -> Token) -> io::Result<()> {
+        if !self.registered {
+            for (index, listener) in self.all.iter().enumerate() {
+                let fd = listener.socket.as_raw_fd();
+                registry.register(&mut SourceFd(&fd), token(index as u32), Interest::READABLE)?;
+            }
+            self.registered = true;
+        }
+        Ok(())
+    }
+
+    /// Deregisters: clients wait in the backlog and wake nobody.
+    pub fn pause(&mut self, registry: &Registry) {
+        if self.registered {
+            for listener in &self.all {
+                // Fails only for a socket that is not registered.
+                let _ = registry.deregister(&mut SourceFd(&listener.socket.as_raw_fd()));
+            }
+            self.registered = false;
+        }
+    }
+}
+
+fn listen_error(spec: &ListenSpec, errno: Errno) -> StartError {
+    StartError::Listen { entry: spec.text.clone(), error: errno.into() }
+}
+
+/// An IPv6 wildcard socket and, where it does not take IPv4 too, an IPv4 one.
+fn bind_wildcard(port: u16, backlog: Option<i32>) -> Result<Vec<Listener>, Errno> {
+    let v4 = || bind_one(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port), backlog);
+    match bind_one(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port), backlog) {
+        Ok(v6) if getsockopt(&v6.socket, sockopt::Ipv6V6Only) == Ok(false) => Ok(vec![v6]),
+        // A second socket that fails is ignored: the first one serves.
+        Ok(v6) => Ok([Some(v6), v4().ok()].into_iter().flatten().collect()),
+        // No IPv6 on this host. A port that is taken is an error all the same, and IPv4 says so too.
+        Err(Errno::EADDRINUSE) => Err(Errno::EADDRINUSE),
+        Err(_) => Ok(vec![v4()?]),
+    }
+}
+
+fn bind_one(address: SocketAddr, backlog: Option<i32>) -> Result<Listener, Errno> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd: OwnedFd = socket(family, SockType::Stream, flags, None)?;
+    setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    // Accepted sockets inherit it, which saves a call for each.
+    setsockopt(&fd, sockopt::KeepAlive, &true)?;
+    // An address that the host will only have later may be bound now; where that is not known, it may not.
+    let _ = setsockopt(&fd, sockopt::IpFreebind, &true);
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        // Whether it worked is asked for later.
+        let _ = setsockopt(&fd, sockopt::Ipv6V6Only, &false);
+    }
+    bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
+    let backlog = match backlog {
+        // The kernel cuts it to net.core.somaxconn.
+        None => Backlog::MAXALLOWABLE,
+        Some(n) => Backlog::new(n).unwrap_or(Backlog::MAXALLOWABLE),
+    };
+    listen(&fd, backlog)?;
+    let socket = TcpListener::from(fd);
+    let local = match (address.ip(), socket.local_addr()) {
+        (IpAddr::V4(ip), _) if ip.is_unspecified() => None,
+        (IpAddr::V6(ip), _) if ip.is_unspecified() => None,
+        (_, Ok(local)) => Some(addr::fold_socket(local)),
+        (_, Err(_)) => None,
+    };
+    Ok(Listener { socket, local })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(address: Option<&str>, port: u16) -> ListenSpec {
+        ListenSpec { address: address.map(|a| a.parse().unwrap()), port, text: format!("{address:?}.{port}") }
+    }
+
+    fn port(listeners: &Listeners, index: u32) -> u16 {
+        listeners.get(index).unwrap().socket.local_addr().unwrap().port()
+    }
+
+    #[test]
+    fn all_entries_are_bound_or_none() {
+        let listeners = Listeners::bind(&[spec(Some("127.0.0.1"), 0), spec(Some("::1"), 0)], Some(5)).unwrap();
+        assert_eq!(listeners.len(), 2);
+        let taken = port(&listeners, 0);
+        let error = Listeners::bind(&[spec(Some("127.0.0.1"), 0), spec(Some("127.0.0.1"), taken)], None).unwrap_err();
+        assert!(error.to_string().contains(&format!("{taken}: Address already in use")), "{error}");
+    }
+
+    #[test]
+    fn the_wildcard_takes_both_families_and_folds_the_mapped_one() {
+        let listeners = Listeners::bind(&[spec(None, 0)], None).unwrap();
+        let port = port(&listeners, 0);
+        let listener = listeners.get(0).unwrap();
+        for local in ["127.0.0.9", "::1"] {
+            let local: IpAddr = local.parse().unwrap();
+            let client = TcpStream::connect((local, port)).unwrap();
+            let Accepted::Connection(stream, peer) = listener.accept() else { panic!("{local}") };
+            assert_eq!(peer, client.local_addr().unwrap());
+            assert_eq!(listener.local_end(&stream).unwrap(), SocketAddr::new(local, port));
+            assert_eq!(getsockopt(&stream, sockopt::KeepAlive), Ok(true));
+        }
+        assert!(matches!(listener.accept(), Accepted::Nobody));
+    }
+}

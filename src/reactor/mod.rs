@@ -1,0 +1,2 @@
+pub mod timer;
+pub mod token;
