@@ -1,0 +1,250 @@
+//! A configuration in the making: what the options have said so far, with the defaults of the rest.
+//!
+//! The rows of `options` fill a [`Draft`] in the order of the command line; [`Draft::finish`] adds
+//! LIST and PROGRAM, derives what depends on several options, and says what is missing.
+
+use std::ffi::OsString;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::dnslist::ListOption;
+use super::{Action, Parsed, list, values};
+use crate::addr::Ipv4Form;
+use crate::config::{
+    Access, Config, DnsList, Handler, HandlerStderr, HostMismatch, Level, Limits, LogConfig, LoggerProgram, Lookups,
+    NameSource, Prefix6, Zone,
+};
+
+/// What to do instead of serving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verb {
+    Stop,
+    Restart,
+}
+
+impl Verb {
+    fn option(self) -> &'static str {
+        match self {
+            Verb::Stop => "stop",
+            Verb::Restart => "restart",
+        }
+    }
+}
+
+/// `-stderr`.
+#[derive(Debug)]
+pub(super) enum StderrOption {
+    Socket,
+    File(PathBuf),
+}
+
+/// Where no meaning is given, it is that of the field of the same name in `config`.
+#[derive(Debug)]
+pub(super) struct Draft {
+    /// `-address`.
+    pub address: Option<IpAddr>,
+    pub backlog: Option<i32>,
+    pub user: Option<String>,
+    pub group: Option<String>,
+    pub pid_file: Option<PathBuf>,
+    pub verb: Option<Verb>,
+    pub access: Access,
+    pub deny_message: Option<Vec<u8>>,
+    pub drop: Vec<Vec<u8>>,
+    pub lists: Vec<ListOption>,
+    /// `-blockany`, each as given.
+    pub any_zones: Vec<String>,
+    pub max_procs: u32,
+    pub max_per_ip: u32,
+    pub max_per_block: Option<u32>,
+    /// `-warn`; none: the default, which depends on `max_procs`.
+    pub warn_at: Option<u32>,
+    pub max_pending: u32,
+    pub prefix6: Prefix6,
+    /// False with `-nodnslookup`.
+    pub host_names: bool,
+    /// `-resolver`.
+    pub resolver: NameSource,
+    pub ident: bool,
+    pub nameservers: Vec<SocketAddr>,
+    pub lookup_timeout: Duration,
+    pub ident_timeout: Duration,
+    pub cache_entries: usize,
+    pub mismatch: HostMismatch,
+    pub stderr: Option<StderrOption>,
+    /// `-stderrlogger`.
+    pub logger: Option<OsString>,
+    /// `-stderrloggername`; empty: the default, which depends on PROGRAM.
+    pub logger_name: OsString,
+    pub log: LogConfig,
+    pub ipv4: Ipv4Form,
+}
+
+impl Default for Draft {
+    fn default() -> Self {
+        Draft {
+            address: None,
+            backlog: None,
+            user: None,
+            group: None,
+            pid_file: None,
+            verb: None,
+            access: Access::default(),
+            deny_message: None,
+            drop: Vec::new(),
+            lists: Vec::new(),
+            any_zones: Vec::new(),
+            max_procs: 40,
+            max_per_ip: 4,
+            max_per_block: None,
+            warn_at: None,
+            max_pending: 0,
+            prefix6: Prefix6::default(),
+            host_names: true,
+            resolver: NameSource::Dns,
+            ident: true,
+            nameservers: Vec::new(),
+            lookup_timeout: Duration::from_secs(30),
+            ident_timeout: Duration::from_secs(10),
+            cache_entries: 1000,
+            mismatch: HostMismatch::default(),
+            stderr: None,
+            logger: None,
+            logger_name: OsString::new(),
+            log: LogConfig { syslog: None, level: Level::Notice },
+            ipv4: Ipv4Form::default(),
+        }
+    }
+}
+
+impl Draft {
+    /// Sets the verb; there can be only one kind.
+    pub fn set_verb(&mut self, verb: Verb) -> Result<(), String> {
+        match self.verb.replace(verb) {
+            Some(other) if other != verb => Err(format!("cannot be given together with -{}", other.option())),
+            _ => Ok(()),
+        }
+    }
+
+    /// The outcome, with LIST and PROGRAM and its arguments in `words`.
+    pub fn finish(self, words: Vec<OsString>, services: &list::Services<'_>) -> Result<Parsed, String> {
+        let mut warnings = Vec::new();
+        let action = match (self.verb, &self.pid_file) {
+            (None, _) => Action::Run(Box::new(self.config(words, services, &mut warnings)?)),
+            (Some(verb), None) => return Err(format!("option -{} needs -pid=FILE", verb.option())),
+            (Some(Verb::Stop), Some(file)) => Action::Stop(file.clone()),
+            (Some(Verb::Restart), Some(file)) => Action::Restart(file.clone()),
+        };
+        Ok(Parsed { action, warnings })
+    }
+
+    fn config(
+        self,
+        words: Vec<OsString>,
+        services: &list::Services<'_>,
+        warnings: &mut Vec<String>,
+    ) -> Result<Config, String> {
+        let mut words = words.into_iter();
+        let Some(list) = words.next() else {
+            return Err("LIST and PROGRAM are missing (see -help)".to_owned());
+        };
+        let listen = list::parse(list.as_bytes(), self.address, services)?;
+        let Some(program) = words.next().filter(|program| !program.is_empty()) else {
+            return Err(format!("PROGRAM is missing after LIST '{}' (see -help)", values::shown(list.as_bytes())));
+        };
+        if self.access.local && self.access.file.is_none() {
+            warnings.push("-accesslocal does nothing without -access".to_owned());
+        }
+        let (lists, zones) = share_zones(self.lists, &self.any_zones, warnings)?;
+        let logger_name = if self.logger_name.is_empty() { last_part(&program) } else { self.logger_name };
+        let logger = self.logger.map(|program| LoggerProgram { program, name: logger_name });
+        let stderr = match (self.stderr, &logger) {
+            (Some(StderrOption::Socket), _) => HandlerStderr::Socket,
+            (_, Some(_)) => HandlerStderr::Logger,
+            (Some(StderrOption::File(file)), None) => HandlerStderr::File(file),
+            (None, None) => HandlerStderr::Inherit,
+        };
+        Ok(Config {
+            listen,
+            backlog: self.backlog,
+            handler: Handler { program, args: words.collect() },
+            access: self.access,
+            deny_message: self.deny_message,
+            drop: self.drop,
+            limits: Limits {
+                max_procs: self.max_procs,
+                max_per_ip: self.max_per_ip,
+                max_per_block: self.max_per_block,
+                warn_at: self
+                    .warn_at
+                    .filter(|&n| n <= self.max_procs)
+                    .unwrap_or_else(|| default_warning_level(self.max_procs)),
+                max_pending: self.max_pending,
+                prefix6: self.prefix6,
+            },
+            lookups: Lookups {
+                names: if self.host_names { self.resolver } else { NameSource::Off },
+                ident: self.ident,
+                nameservers: self.nameservers,
+                timeout: self.lookup_timeout,
+                ident_timeout: self.ident_timeout,
+                cache_entries: self.cache_entries,
+                mismatch: self.mismatch,
+            },
+            lists,
+            zones,
+            user: self.user,
+            group: self.group,
+            pid_file: self.pid_file,
+            stderr,
+            logger,
+            log: self.log,
+            ipv4: self.ipv4,
+        })
+    }
+}
+
+/// A tenth, and one more slot, are the reserve; 0, which one slot leads to, is no warning at all.
+fn default_warning_level(max_procs: u32) -> u32 {
+    max_procs - (max_procs / 10 + 1)
+}
+
+/// The last part of a path, as the reference cuts it: what follows the last slash.
+fn last_part(path: &OsString) -> OsString {
+    let bytes = path.as_bytes();
+    values::os(bytes.rsplit(|&b| b == b'/').next().unwrap_or(bytes))
+}
+
+/// Keeps each zone once, whatever the case of its letters, and marks those of `-blockany`.
+fn share_zones(
+    options: Vec<ListOption>,
+    any_zones: &[String],
+    warnings: &mut Vec<String>,
+) -> Result<(Vec<DnsList>, Vec<Zone>), String> {
+    let mut zones: Vec<Zone> = Vec::new();
+    let mut lists = Vec::with_capacity(options.len());
+    for list in options {
+        let known = zones.iter().position(|zone| zone.name.eq_ignore_ascii_case(&list.zone));
+        let index = known.unwrap_or_else(|| {
+            zones.push(Zone { name: list.zone, any: false });
+            zones.len() - 1
+        });
+        lists.push(DnsList {
+            kind: list.kind,
+            zone: u16::try_from(index).map_err(|_| "more DNS lists than can be asked".to_owned())?,
+            display: list.display,
+            variable: list.variable,
+            expect: list.expect,
+            message: list.message,
+        });
+    }
+    for name in any_zones {
+        match zones.iter_mut().find(|zone| zone.name.eq_ignore_ascii_case(name)) {
+            Some(zone) => zone.any = true,
+            None => warnings.push(format!("-blockany={name}: no -block or -allow asks this zone")),
+        }
+    }
+    Ok((lists, zones))
+}
