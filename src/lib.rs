@@ -4,6 +4,7 @@ pub mod addr;
 pub mod config;
 pub mod error;
 pub mod listener;
+pub mod log;
 pub mod policy;
 pub mod reactor;
 pub mod table;
