@@ -5,6 +5,8 @@ pub mod config;
 pub mod error;
 pub mod listener;
 pub mod log;
+pub mod logger;
 pub mod policy;
 pub mod reactor;
+pub mod stderr;
 pub mod table;

@@ -45,7 +45,7 @@ const TEXT_MAX: usize = 980;
 pub enum Destination {
     /// The caller's standard error.
     Standard,
-    /// What the handlers have as standard error: `-stderr=FILE` or the pipe of `-stderrlogger`.
+    /// `-stderr=FILE`, or the pipe of `-stderrlogger` even if the handlers do not write to it.
     Handlers,
     Syslog(Facility),
 }
@@ -149,7 +149,7 @@ pub fn begin() {
 }
 
 /// Sends the lines to where `config` wants them from here on. `handlers` is the daemon's own way
-/// to what the handlers have as standard error; it is used if the lines go there too.
+/// to the file or the logger, used if the lines go there.
 pub fn open(config: &Config, handlers: Option<Descriptor>) {
     let sink = match (Destination::of(config), handlers) {
         (Destination::Standard, _) => None,
@@ -282,4 +282,4 @@ impl fmt::Write for Text {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -67,12 +67,77 @@ impl Caught {
     }
 }
 
+/// A configuration with nothing asked for: in the foreground, default level.
+pub(crate) fn config() -> Config {
+    use crate::config::*;
+    Config {
+        listen: Vec::new(),
+        backlog: None,
+        handler: Handler { program: "/bin/cat".into(), args: Vec::new() },
+        access: Access::default(),
+        deny_message: None,
+        drop: Vec::new(),
+        limits: Limits {
+            max_procs: 40,
+            max_per_ip: 4,
+            max_per_block: None,
+            warn_at: 35,
+            max_pending: 0,
+            prefix6: Prefix6::default(),
+        },
+        lookups: Lookups {
+            names: NameSource::Off,
+            ident: false,
+            nameservers: Vec::new(),
+            timeout: Duration::from_secs(30),
+            ident_timeout: Duration::from_secs(10),
+            cache_entries: 0,
+            mismatch: HostMismatch::default(),
+        },
+        lists: Vec::new(),
+        zones: Vec::new(),
+        user: None,
+        group: None,
+        pid_file: None,
+        stderr: HandlerStderr::Inherit,
+        logger: None,
+        log: LogConfig { syslog: None, level: Level::Notice },
+        ipv4: Ipv4Form::default(),
+    }
+}
+
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
 fn socket(text: &str) -> SocketAddr {
     text.parse().unwrap()
+}
+
+#[test]
+fn the_options_say_where_lines_go() {
+    use crate::config::{HandlerStderr, LogConfig, LoggerProgram};
+    let (mail, local0) = (Facility::MAIL, Facility(16));
+    let file = || HandlerStderr::File("/var/log/err".into());
+    for (stderr, logger, background, syslog, expected) in [
+        (HandlerStderr::Inherit, false, false, None, Destination::Standard),
+        (HandlerStderr::Socket, false, false, None, Destination::Standard),
+        (HandlerStderr::Inherit, false, true, None, Destination::Syslog(mail)),
+        (HandlerStderr::Socket, false, true, None, Destination::Syslog(mail)),
+        (file(), false, false, None, Destination::Handlers),
+        (file(), false, true, None, Destination::Handlers),
+        (HandlerStderr::Logger, true, true, None, Destination::Handlers),
+        (HandlerStderr::Socket, true, true, None, Destination::Handlers),
+        (HandlerStderr::Inherit, false, false, Some(mail), Destination::Syslog(mail)),
+        (file(), false, true, Some(local0), Destination::Syslog(local0)),
+        (HandlerStderr::Logger, true, true, Some(local0), Destination::Syslog(local0)),
+    ] {
+        let logger = logger.then(|| LoggerProgram { program: "/lib/log".into(), name: "imapd".into() });
+        let pid_file = background.then(|| PathBuf::from("/run/pid"));
+        let log = LogConfig { syslog, level: Level::Notice };
+        let config = Config { stderr, logger, pid_file, log, ..config() };
+        assert_eq!(Destination::of(&config), expected, "{config:?}");
+    }
 }
 
 #[test]
