@@ -108,11 +108,15 @@ impl Log {
     }
 
     fn put(&mut self, level: Level, text: &str, now: Instant) {
+        // Whether there is room again is asked by the count itself, which is said at any level.
         if self.lost > 0 {
-            let (count, messages) = (self.lost, if self.lost == 1 { "message" } else { "messages" });
-            if self.sink.put(Level::Warning, &format!("{count} {messages} could not be written"), now) {
-                self.lost = 0;
+            let messages = if self.lost == 1 { "message" } else { "messages" };
+            let count = format!("{} {messages} could not be written", self.lost);
+            if !self.sink.put(Level::Warning, &count, now) {
+                self.lost += 1;
+                return;
             }
+            self.lost = 0;
         }
         if !self.sink.put(level, text, now) {
             self.lost += 1;
