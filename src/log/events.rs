@@ -1,0 +1,155 @@
+//! The messages that have a fixed form, one function for each.
+//!
+//! The first four are the original's, word for word, since log watchers know them. [`connection`]
+//! and [`ended`] are read by programs too: `key=value` fields in a fixed order, a text from outside
+//! as [`Value`] writes it, `-` where there is none. Fields are only ever added at the end.
+
+#![forbid(unsafe_code)]
+
+use std::ffi::OsStr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
+
+use nix::sys::wait::WaitStatus;
+
+use super::{Escaped, Kind, Value, enabled, info, limited, limited_by, with};
+use crate::addr::{Printed, fold, fold_socket};
+use crate::config::Level;
+use crate::error::errno_text;
+
+fn printed(ip: IpAddr) -> Printed {
+    Printed(fold(ip), with(|log| log.ipv4).unwrap_or_default())
+}
+
+/// Every one of the `slots` slots is in use; new connections wait in the backlog.
+pub fn all_slots_in_use(slots: u32) {
+    limited(Kind::AllSlots, Level::Alert, format_args!("{slots} maximum active connections."));
+}
+
+/// `used` slots are in use, and `-warn` says to say so.
+pub fn many_slots_in_use(used: u32) {
+    limited(Kind::ManySlots, Level::Warning, format_args!("{used} active connections."));
+}
+
+/// Refused: `ip` has as many connections as `-maxperip`, or its MAXCPERIP, lets it have.
+pub fn per_address_limit(ip: IpAddr) {
+    let text = format_args!("Maximum connection limit reached for {}", printed(ip));
+    limited_by(Kind::PerAddress, fold(ip), Level::Alert, text);
+}
+
+/// Refused: a block has as many connections as `-maxperc` lets it have.
+pub fn per_block_limit(network: IpAddr, prefix: u8) {
+    let text = format_args!("Maximum connection limit reached for block {}", block(network, prefix));
+    limited_by(Kind::PerBlock, fold(network), Level::Alert, text);
+}
+
+/// A block as people write it: the `::ffff:` form would need another prefix length.
+fn block(network: IpAddr, prefix: u8) -> String {
+    format!("{}/{prefix}", fold(network))
+}
+
+/// Refused by `-drop`.
+pub fn dropped(ip: IpAddr) {
+    let text = format_args!("dropped blocked connection from {}", printed(ip));
+    limited(Kind::Dropped, Level::Warning, text);
+}
+
+/// New connections cannot be taken; the listeners rest for `pause`.
+pub fn accept_failed(error: &io::Error, pause: Duration) {
+    let text =
+        format_args!("cannot accept connections: {}; trying again in {} ms", errno_text(error), pause.as_millis());
+    limited(Kind::Accept, Level::Alert, text);
+}
+
+/// PROGRAM could not be started for a connection, which is closed.
+pub fn handler_not_started(program: &OsStr, error: &io::Error) {
+    let text = format_args!("cannot run {}: {}", Escaped(program.as_bytes()), errno_text(error));
+    limited(Kind::Handler, Level::Err, text);
+}
+
+/// What became of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    Served,
+    /// By a rule or a limit.
+    Refused,
+    /// It should have been served and could not be: a broken header, no process for it.
+    Failed,
+    /// The client went away before it was decided.
+    Gone,
+}
+
+impl Decision {
+    fn word(self) -> &'static str {
+        match self {
+            Decision::Served => "served",
+            Decision::Refused => "refused",
+            Decision::Failed => "failed",
+            Decision::Gone => "gone",
+        }
+    }
+}
+
+/// The line of a connection at the time it is decided.
+#[derive(Debug, Clone, Copy)]
+pub struct Connection<'a> {
+    pub remote: SocketAddr,
+    pub local: SocketAddr,
+    /// What TCPREMOTEHOST says.
+    pub host: Option<&'a [u8]>,
+    pub decision: Decision,
+    /// The rule that decided, as one word: an option's name without its dash, or `proxy`, `spawn`.
+    /// None: no rule spoke against it.
+    pub by: Option<&'a str>,
+    /// What about the rule: the variable of `-drop`, the zone, the error.
+    pub detail: Option<&'a [u8]>,
+    /// From accept, or the end of the PROXY header, to the decision.
+    pub lookups: Duration,
+    /// The handler's process.
+    pub pid: Option<i32>,
+}
+
+/// One line at `info` for each connection.
+pub fn connection(c: &Connection<'_>) {
+    if !enabled(Level::Info) {
+        return;
+    }
+    let (remote, local) = (fold_socket(c.remote), fold_socket(c.local));
+    let pid = c.pid.map(|pid| pid.to_string());
+    info(format_args!(
+        "connection ip={} port={} local_ip={} local_port={} host={} decision={} by={} detail={} lookup_ms={} pid={}",
+        printed(remote.ip()),
+        remote.port(),
+        printed(local.ip()),
+        local.port(),
+        Value(c.host),
+        c.decision.word(),
+        c.by.unwrap_or("-"),
+        Value(c.detail),
+        c.lookups.as_millis(),
+        pid.as_deref().unwrap_or("-"),
+    ));
+}
+
+/// One line at `info` at the end of each handler. `status` is an exit or a death by signal.
+pub fn ended(remote: SocketAddr, status: WaitStatus, lasted: Duration) {
+    if !enabled(Level::Info) {
+        return;
+    }
+    let (exit, signal) = match status {
+        WaitStatus::Exited(_, code) => (code.to_string(), "-"),
+        WaitStatus::Signaled(_, signal, _) => ("-".to_owned(), signal.as_str()),
+        _ => ("-".to_owned(), "-"),
+    };
+    let remote = fold_socket(remote);
+    info(format_args!(
+        "end ip={} port={} pid={} exit={exit} signal={signal} seconds={}.{:03}",
+        printed(remote.ip()),
+        remote.port(),
+        status.pid().map_or(0, |pid| pid.as_raw()),
+        lasted.as_secs(),
+        lasted.subsec_millis(),
+    ));
+}
