@@ -1,2 +1,274 @@
+//! The event loop, and the only owner of everything that lives in it.
+//!
+//! One turn: wait; read the clock once; let each event and each deadline do its part; hand out the
+//! answers that came; fill free slots; accept; see whether accepting may go on. What a room wants
+//! done it returns as a value; rooms do not know each other or the loop. Nothing in a turn blocks,
+//! and nothing a client, a server or a child does ends the loop: only SIGTERM and SIGINT do.
+//!
+//! `admit` brings a connection from accept to its lookups, `lookups` from there to the verdict,
+//! `conclude` carries the verdict out.
+
+#![forbid(unsafe_code)]
+
+mod admit;
+mod conclude;
+mod dns;
+mod lookups;
 pub mod timer;
 pub mod token;
+
+use std::collections::{BTreeSet, VecDeque};
+use std::io;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use mio::event::Event;
+use mio::{Events, Interest, Poll};
+use nix::errno::Errno;
+use nix::sys::wait::WaitStatus;
+use nix::unistd::Pid;
+
+use crate::accessdb::AccessDb;
+use crate::children::{self, Children};
+use crate::config::Config;
+use crate::error::StartError;
+use crate::listener::Listeners;
+use crate::log;
+use crate::pending::Pending;
+use crate::policy::env::Base;
+use crate::policy::limits::Occupancy;
+use crate::signal::Signals;
+use crate::spawn::Spawner;
+use crate::stderr::Stderr;
+use crate::table::{Key, Table};
+use dns::Lookup;
+use timer::{Due, Timers};
+use token::Source;
+
+/// Events taken from the kernel in one turn.
+const EVENTS: usize = 256;
+
+/// Connections taken from one listener in one turn, so that a flood does not keep lookups and
+/// children waiting.
+const ACCEPTS: usize = 64;
+
+/// How long accepting rests when descriptors, memory or processes have run out.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(500);
+
+/// What the start-up has made ready for the loop.
+pub struct Parts {
+    pub config: Config,
+    pub base: Base,
+    pub listeners: Listeners,
+    /// None: no access file.
+    pub access: Option<AccessDb>,
+    pub spawner: Spawner,
+    pub stderr: Stderr,
+    pub signals: Signals,
+}
+
+pub struct Reactor {
+    config: Config,
+    base: Base,
+    poll: Poll,
+    signals: Signals,
+    timers: Timers,
+    listeners: Listeners,
+    /// Listeners that may have clients waiting, by their place in the list.
+    backlogged: VecDeque<u32>,
+    /// Accepting rests until `Due::Accept`, because something has run out.
+    shortage: bool,
+    occupancy: Occupancy,
+    access: Option<AccessDb>,
+    lookup: Lookup,
+    pending: Table<Pending>,
+    /// Pending connections whose verdict is to serve and that wait for a slot, in order of arrival.
+    ready: BTreeSet<(u64, Key)>,
+    /// Connections that got past the access file and the limits, ever.
+    arrivals: u64,
+    /// Refused clients that still read their reply, with the instant their time is over.
+    lingering: Table<(TcpStream, Instant)>,
+    /// The same, oldest first; keys of entries that have ended may still stand here.
+    lingering_order: VecDeque<Key>,
+    lingering_most: usize,
+    /// `-denymsg` as it is sent.
+    reply: Option<Vec<u8>>,
+    spawner: Spawner,
+    stderr: Stderr,
+    children: Children,
+    terminate: bool,
+}
+
+impl Reactor {
+    /// Sets the loop up. After it the daemon accepts as soon as [`run`](Self::run) is called.
+    pub fn new(parts: Parts) -> Result<Self, StartError> {
+        let failed = |error: io::Error| StartError::system("cannot set up the event loop", error);
+        let Parts { config, base, listeners, access, spawner, stderr, mut signals } = parts;
+        let poll = Poll::new().map_err(failed)?;
+        poll.registry().register(&mut signals, Source::Signals.token(), Interest::READABLE).map_err(failed)?;
+        let lookup = Lookup::new(&config, poll.registry())?;
+        let reply = config.deny_message.as_ref().map(|text| [text, &b"\r\n"[..]].concat());
+        Ok(Reactor {
+            occupancy: Occupancy::new(config.limits),
+            lingering_most: conclude::lingering_most(),
+            config,
+            base,
+            poll,
+            signals,
+            timers: Timers::default(),
+            listeners,
+            backlogged: VecDeque::new(),
+            shortage: false,
+            access,
+            lookup,
+            pending: Table::default(),
+            ready: BTreeSet::new(),
+            arrivals: 0,
+            lingering: Table::default(),
+            lingering_order: VecDeque::new(),
+            reply,
+            spawner,
+            stderr,
+            children: Children::default(),
+            terminate: false,
+        })
+    }
+
+    /// Serves until SIGTERM or SIGINT.
+    pub fn run(&mut self) {
+        let mut events = Events::with_capacity(EVENTS);
+        self.open_or_close_the_door();
+        while !self.terminate {
+            if let Err(error) = self.poll.poll(&mut events, self.timeout()) {
+                // EINTR: a signal that is not ours to act on, such as SIGCONT.
+                if error.kind() != io::ErrorKind::Interrupted {
+                    log::limited(log::Kind::Loop, crate::config::Level::Alert, format_args!("epoll_wait: {error}"));
+                }
+                continue;
+            }
+            let now = Instant::now();
+            for event in &events {
+                self.dispatch(event, now);
+            }
+            self.expire(now);
+            self.take_answers(now);
+            self.fill_slots(now);
+            self.accept_waiting(now);
+            self.open_or_close_the_door();
+        }
+        self.listeners.pause(self.poll.registry());
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        if !self.backlogged.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let now = Instant::now();
+        let until = |at: Instant| at.saturating_duration_since(now);
+        [self.timers.timeout(now), self.stderr.deadline().map(until), self.lookup.timeout(now)]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn dispatch(&mut self, event: &Event, now: Instant) {
+        match Source::from_token(event.token()) {
+            Some(Source::Listener(index)) => {
+                if !self.backlogged.contains(&index) {
+                    self.backlogged.push_back(index);
+                }
+            }
+            Some(Source::Signals) => self.take_signals(now),
+            Some(Source::Pending(key)) => {
+                let closed_both_ways = event.is_read_closed() && event.is_write_closed();
+                if event.is_error() || closed_both_ways {
+                    self.client_gone(key, now);
+                }
+            }
+            Some(Source::Ident(key)) => self.step_ident(key, now),
+            Some(Source::Lingering(key)) => self.step_lingering(key),
+            Some(Source::Resolver(key)) => self.lookup.dns_ready(key, event.is_readable(), event.is_writable()),
+            Some(Source::Helper(index)) => self.lookup.helper_ready(index, now),
+            None => {}
+        }
+    }
+
+    fn take_signals(&mut self, now: Instant) {
+        let arrived = self.signals.drain();
+        if arrived.child {
+            while let Some((pid, status)) = children::reap() {
+                self.child_ended(pid, status, now);
+            }
+        }
+        if arrived.hangup {
+            self.reload();
+        }
+        self.terminate |= arrived.terminate;
+    }
+
+    fn child_ended(&mut self, pid: Pid, status: WaitStatus, now: Instant) {
+        if let Some(handler) = self.children.ended(pid) {
+            log::ended(handler.peer, status, now.saturating_duration_since(handler.since));
+        } else if !self.stderr.exited(pid, status, now) && !self.lookup.helper_exited(pid, now) {
+            log::debug(format_args!("process {pid} was not one of ours"));
+        }
+    }
+
+    /// SIGHUP: what is on disk is read anew; connections and limits stay.
+    fn reload(&mut self) {
+        log::notice(format_args!("SIGHUP: reading the access file and resolv.conf anew"));
+        if let Some(access) = &mut self.access {
+            if let Err(error) = access.reload() {
+                log::err(format_args!("{error}; the old access rules stay in force"));
+            }
+        }
+        self.stderr.reopen();
+        self.lookup.reload(self.poll.registry());
+    }
+
+    fn expire(&mut self, now: Instant) {
+        while let Some(due) = self.timers.pop(now) {
+            match due {
+                Due::Lookups(key) => self.lookups_expired(key, now),
+                Due::Ident(key) => self.end_ident(key, None, now),
+                Due::Linger(key) => self.end_lingering(key),
+                Due::Accept => self.shortage = false,
+            }
+        }
+        self.stderr.tick(now);
+        self.lookup.tick(now);
+    }
+
+    /// Something has run out: accepting rests a moment, while what is under way goes on.
+    fn rest(&mut self, now: Instant, error: Errno) {
+        log::accept_failed(&error.into(), SHORTAGE_PAUSE);
+        if !self.shortage {
+            self.shortage = true;
+            self.timers.set(now + SHORTAGE_PAUSE, Due::Accept);
+        }
+    }
+
+    fn may_accept(&self) -> bool {
+        !self.shortage
+            && match self.config.limits.max_pending {
+                0 => self.occupancy.has_free_slot(),
+                most => self.pending.len() < most as usize,
+            }
+    }
+
+    /// Registers the listeners if a client may come in, and takes them out of the poll set if not.
+    fn open_or_close_the_door(&mut self) {
+        if self.may_accept() {
+            let resumed = self.listeners.resume(self.poll.registry(), |index| Source::Listener(index).token());
+            if let Err(error) = resumed {
+                self.listeners.pause(self.poll.registry());
+                let errno = error.raw_os_error().map_or(Errno::ENOMEM, Errno::from_raw);
+                self.rest(Instant::now(), errno);
+            }
+        } else {
+            self.listeners.pause(self.poll.registry());
+            // A listener that is registered again raises a new event if somebody waits.
+            self.backlogged.clear();
+        }
+    }
+}

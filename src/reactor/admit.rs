@@ -1,0 +1,118 @@
+//! From accept to the lookups: the access file, the limits, and what a connection owes.
+
+use std::net::{SocketAddr, TcpStream};
+use std::time::Instant;
+
+use crate::listener::Accepted;
+use crate::log;
+use crate::pending::{Lookups, Pending, Stage};
+use crate::policy::access::{self, Access};
+use crate::policy::env::Delta;
+use crate::policy::limits::Exceeded;
+use crate::policy::session::{Ends, Session, Wanted};
+use crate::policy::{Reason, max_per_ip};
+use crate::reactor::conclude::Client;
+use crate::reactor::{ACCEPTS, Reactor};
+
+impl Reactor {
+    /// Accepts from every listener that has clients waiting, each in its turn.
+    pub(super) fn accept_waiting(&mut self, now: Instant) {
+        for _ in 0..self.backlogged.len() {
+            let Some(index) = self.backlogged.pop_front() else { return };
+            if self.accept_some(index, now) {
+                self.backlogged.push_back(index);
+            }
+        }
+    }
+
+    /// True if there may be more. False as well when the door is about to be closed: opening it
+    /// again raises a new event.
+    fn accept_some(&mut self, index: u32, now: Instant) -> bool {
+        for _ in 0..ACCEPTS {
+            if !self.may_accept() {
+                return false;
+            }
+            let Some(listener) = self.listeners.get(index) else { return false };
+            match listener.accept() {
+                Accepted::Connection(stream, peer) => self.admit(index, stream, peer, now),
+                Accepted::Nobody => return false,
+                Accepted::Lost => {}
+                Accepted::Shortage(errno) => {
+                    self.rest(now, errno);
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    fn admit(&mut self, listener: u32, stream: TcpStream, peer: SocketAddr, now: Instant) {
+        let mut client = Client { stream, peer, local: None, since: now };
+        // Asking for the local end costs a system call, which most refusals do without.
+        if self.config.access.local && self.access.is_some() && !self.find_local_end(listener, &mut client) {
+            return;
+        }
+        let mut env = Delta::default();
+        if let Err(reason) = self.ask_access_file(&client, &mut env) {
+            return self.refuse(client, None, reason, now);
+        }
+        let most = max_per_ip(self.config.limits.max_per_ip, &env, &self.base);
+        let share = match self.occupancy.share(peer.ip(), most) {
+            Ok(share) => share,
+            Err(exceeded) => return self.refuse(client, None, Reason::from(exceeded), now),
+        };
+        if !self.find_local_end(listener, &mut client) {
+            return;
+        }
+        let Client { stream, local: Some(local), .. } = client else { return };
+        let slot = if self.config.limits.max_pending == 0 { self.take_slot() } else { None };
+        let ends = Ends { peer, local };
+        let mut wanted = Wanted::default();
+        let session = Session::start(&self.config, &self.base, &ends, env, &mut wanted);
+        let deadline = now + self.config.lookups.timeout;
+        let lookups = Lookups { session, deadline, ident: None };
+        self.arrivals += 1;
+        let pending = Pending {
+            stream,
+            ends,
+            share,
+            slot,
+            since: now,
+            arrival: self.arrivals,
+            registered: false,
+            stage: Stage::Lookups(Box::new(lookups)),
+        };
+        self.begin_lookups(pending, wanted, now);
+    }
+
+    /// False: the client is gone already, and with it the knowledge of where it came to.
+    fn find_local_end(&self, listener: u32, client: &mut Client) -> bool {
+        if client.local.is_none() {
+            client.local = self.listeners.get(listener).and_then(|l| l.local_end(&client.stream).ok());
+        }
+        client.local.is_some()
+    }
+
+    /// Adds the access record's variables to `env`, or says why the connection is refused.
+    fn ask_access_file(&mut self, client: &Client, env: &mut Delta) -> Result<(), Reason> {
+        let Some(db) = &mut self.access else { return Ok(()) };
+        let local = client.local.filter(|_| self.config.access.local);
+        match access::decide(db, client.peer.ip(), local, env) {
+            Ok(Access::Admitted) => Ok(()),
+            Ok(Access::Refused(_)) => Err(Reason::Denied),
+            Err(error) => {
+                log::access_unreadable(db.path(), &error);
+                Err(Reason::AccessUnknown)
+            }
+        }
+    }
+}
+
+impl From<Exceeded> for Reason {
+    fn from(exceeded: Exceeded) -> Self {
+        match exceeded {
+            Exceeded::PerAddress => Reason::PerAddress,
+            Exceeded::PerBlock => Reason::PerBlock,
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! From the lookups to the verdict: answers, deadlines, and clients that go away.
+
+use std::net::IpAddr;
+use std::os::fd::AsRawFd;
+use std::time::Instant;
+
+use mio::Interest;
+use mio::unix::SourceFd;
+
+use crate::ident::{Ident, Progress};
+use crate::log;
+use crate::pending::{IdentUnderWay, Lookups, Pending, Stage};
+use crate::policy::Verdict;
+use crate::policy::question::{Answer, HostName, Question};
+use crate::policy::session::Wanted;
+use crate::reactor::Reactor;
+use crate::reactor::conclude::Client;
+use crate::reactor::dns::Finished;
+use crate::reactor::timer::Due;
+use crate::reactor::token::Source;
+use crate::table::Key;
+
+impl Reactor {
+    /// Enters a connection and starts the lookups that it owes. If it owes none, or the caches know
+    /// all the answers, its verdict falls here and now and it is gone from the table again.
+    pub(super) fn begin_lookups(&mut self, pending: Pending, wanted: Wanted, now: Instant) {
+        let key = self.pending.insert(pending);
+        let wants_ident = wanted.ident;
+        self.pursue(key, wanted, now);
+        if wants_ident {
+            self.start_ident(key, now);
+        }
+        self.watch(key);
+    }
+
+    /// Registers a connection that has to wait for its end alone, and sets the time limit of its lookups.
+    fn watch(&mut self, key: Key) {
+        let Some(pending) = self.pending.get_mut(key) else { return };
+        if let Stage::Lookups(lookups) = &pending.stage {
+            self.timers.set(lookups.deadline, Due::Lookups(key));
+        }
+        // PRIORITY: what the client sends wakes nobody, errors and the end always do. If the kernel
+        // has no memory for it, a client that goes away keeps its place until its lookups end, no more.
+        let fd = pending.stream.as_raw_fd();
+        let token = Source::Pending(key).token();
+        pending.registered = self.poll.registry().register(&mut SourceFd(&fd), token, Interest::PRIORITY).is_ok();
+    }
+
+    fn lookups(&mut self, key: Key) -> Option<&mut Lookups> {
+        self.pending.get_mut(key)?.lookups_mut()
+    }
+
+    /// Asks what a session wants, takes what is known at once, and sees whether that is enough.
+    fn pursue(&mut self, key: Key, mut wanted: Wanted, now: Instant) {
+        let Some(lookups) = self.pending.get_mut(key).and_then(Pending::lookups_mut) else { return };
+        while !wanted.questions.is_empty() {
+            for question in std::mem::take(&mut wanted.questions) {
+                if let Some(answer) = self.lookup.ask(&question, key, now) {
+                    lookups.session.answer(&self.config, &question, &answer, &mut wanted);
+                }
+            }
+        }
+        for ip in wanted.names {
+            if let Some(name) = self.lookup.ask_name(ip, key, now) {
+                lookups.session.name(ip, &name);
+            }
+        }
+        self.try_verdict(key, now);
+    }
+
+    /// Hands out what has been found since the last turn.
+    pub(super) fn take_answers(&mut self, now: Instant) {
+        self.lookup.turn(now);
+        while let Some(finished) = self.lookup.next_finished() {
+            match finished {
+                Finished::Answer(question, answer, waiters) => {
+                    for key in waiters {
+                        self.take_answer(key, &question, &answer, now);
+                    }
+                }
+                Finished::Name(ip, name, waiters) => {
+                    for key in waiters {
+                        self.take_name(key, ip, &name, now);
+                    }
+                }
+            }
+        }
+    }
+
+    fn take_answer(&mut self, key: Key, question: &Question, answer: &Answer, now: Instant) {
+        let mut wanted = Wanted::default();
+        let Some(lookups) = self.pending.get_mut(key).and_then(Pending::lookups_mut) else { return };
+        lookups.session.answer(&self.config, question, answer, &mut wanted);
+        self.pursue(key, wanted, now);
+    }
+
+    fn take_name(&mut self, key: Key, ip: IpAddr, name: &HostName, now: Instant) {
+        let Some(lookups) = self.lookups(key) else { return };
+        lookups.session.name(ip, name);
+        self.try_verdict(key, now);
+    }
+
+    fn start_ident(&mut self, key: Key, now: Instant) {
+        let Some(pending) = self.pending.get_mut(key) else { return };
+        let ends = pending.ends;
+        let Some(lookups) = pending.lookups_mut() else { return };
+        let registry = self.poll.registry();
+        let started = Ident::start(ends.local, ends.peer).and_then(|mut client| {
+            registry.register(&mut client, Source::Ident(key).token(), Ident::INTEREST)?;
+            Ok(client)
+        });
+        match started {
+            Ok(client) => {
+                let deadline = now + self.config.lookups.ident_timeout;
+                self.timers.set(deadline, Due::Ident(key));
+                lookups.ident = Some(IdentUnderWay { client, deadline });
+            }
+            // Refused at once, no route, no descriptors: the user is not known.
+            Err(_) => self.end_ident(key, None, now),
+        }
+    }
+
+    pub(super) fn step_ident(&mut self, key: Key, now: Instant) {
+        let Some(ident) = self.lookups(key).and_then(|lookups| lookups.ident.as_mut()) else { return };
+        if let Progress::Done(user) = ident.client.step() {
+            self.end_ident(key, user, now);
+        }
+    }
+
+    pub(super) fn end_ident(&mut self, key: Key, user: Option<Vec<u8>>, now: Instant) {
+        let Some(lookups) = self.lookups(key) else { return };
+        lookups.session.ident(user.map(Vec::into_boxed_slice));
+        if let Some(ident) = lookups.ident.take() {
+            self.timers.cancel(ident.deadline, Due::Ident(key));
+        }
+        self.try_verdict(key, now);
+    }
+
+    /// The time limit has come: the connection goes on with what is known.
+    pub(super) fn lookups_expired(&mut self, key: Key, now: Instant) {
+        self.give_up_share(key);
+        let Some(lookups) = self.lookups(key) else { return };
+        lookups.session.expire();
+        log::lookups_late(self.config.lookups.timeout);
+        self.try_verdict(key, now);
+    }
+
+    /// The client has reset its connection: its place is free at once.
+    pub(super) fn client_gone(&mut self, key: Key, now: Instant) {
+        let Some(pending) = self.take_out(key) else { return };
+        self.report_gone(&pending, now);
+    }
+
+    /// Carries the verdict out if it has fallen.
+    fn try_verdict(&mut self, key: Key, now: Instant) {
+        let Some(pending) = self.pending.get_mut(key) else { return };
+        let Some(lookups) = pending.lookups() else { return };
+        let Some(verdict) = lookups.session.verdict(&self.config, &self.base, &pending.ends) else { return };
+        for (list, trouble) in lookups.session.troubles(&self.config) {
+            log::list_trouble(list, &self.config.lists[list].display, trouble);
+        }
+        match verdict {
+            Verdict::Serve(env) => {
+                let arrival = pending.arrival;
+                self.end_lookups(key);
+                if let Some(pending) = self.pending.get_mut(key) {
+                    pending.stage = Stage::WaitsForSlot { env, decided: now };
+                    self.ready.insert((arrival, key));
+                }
+                self.fill_slots(now);
+            }
+            Verdict::Refuse(reason) => {
+                let mismatch = self.config.lookups.mismatch;
+                let host = lookups.session.remote_name().and_then(|name| name.variable(mismatch)).map(str::to_owned);
+                let Some(Pending { stream, ends, since, .. }) = self.take_out(key) else { return };
+                let client = Client { stream, peer: ends.peer, local: Some(ends.local), since };
+                self.refuse(client, host.as_deref(), reason, now);
+            }
+        }
+    }
+
+    /// Starts handlers for those whose verdict is to serve, in order of arrival, while there are slots.
+    pub(super) fn fill_slots(&mut self, now: Instant) {
+        while let Some(&(arrival, key)) = self.ready.first() {
+            if self.pending.get(key).is_some_and(|pending| pending.slot.is_none()) {
+                let Some(slot) = self.take_slot() else { return };
+                if let Some(pending) = self.pending.get_mut(key) {
+                    pending.slot = Some(slot);
+                }
+            }
+            self.ready.remove(&(arrival, key));
+            if let Some(pending) = self.take_out(key) {
+                self.serve(pending, now);
+            }
+        }
+    }
+
+    /// Takes a connection out of the table, with its registration, its deadlines and its share in lookups.
+    fn take_out(&mut self, key: Key) -> Option<Pending> {
+        self.end_lookups(key);
+        let pending = self.pending.remove(key)?;
+        self.ready.remove(&(pending.arrival, key));
+        if pending.registered {
+            // The handler will hold the same open socket, so closing ours would not do it. It fails
+            // only for a socket that is not registered.
+            let _ = self.poll.registry().deregister(&mut SourceFd(&pending.stream.as_raw_fd()));
+        }
+        Some(pending)
+    }
+
+    /// Ends what is under way for a connection: nothing of it comes back.
+    fn end_lookups(&mut self, key: Key) {
+        self.give_up_share(key);
+        let Some(lookups) = self.pending.get_mut(key).and_then(Pending::lookups_mut) else { return };
+        self.timers.cancel(lookups.deadline, Due::Lookups(key));
+        if let Some(ident) = lookups.ident.take() {
+            self.timers.cancel(ident.deadline, Due::Ident(key));
+        }
+    }
+
+    /// Gives up the connection's share in the questions that are still open.
+    fn give_up_share(&mut self, key: Key) {
+        let Some(pending) = self.pending.get(key) else { return };
+        let Some(lookups) = pending.lookups() else { return };
+        for question in lookups.session.open_questions(&self.config, &pending.ends) {
+            self.lookup.forget(&question, key);
+        }
+        for ip in lookups.session.open_names(&self.config, &pending.ends) {
+            self.lookup.forget_name(ip, key);
+        }
+    }
+}
