@@ -4,3 +4,6 @@ pub mod addr;
 pub mod config;
 pub mod error;
 pub mod policy;
+pub mod signal;
+pub mod spawn;
+pub mod sys;
