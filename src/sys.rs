@@ -61,8 +61,9 @@ pub fn open_descriptors(first: RawFd) -> Vec<RawFd> {
 }
 
 fn descriptor_limit() -> RawFd {
-    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| u64::from(soft));
-    RawFd::try_from(limit).unwrap_or(RawFd::MAX).min(DESCRIPTOR_SEARCH_LIMIT)
+    let limit =
+        getrlimit(Resource::RLIMIT_NOFILE).map_or(RawFd::MAX, |(soft, _)| soft.try_into().unwrap_or(RawFd::MAX));
+    limit.min(DESCRIPTOR_SEARCH_LIMIT)
 }
 
 /// Closes a descriptor that this process was started with and that no value here owns.
