@@ -2,6 +2,7 @@
 
 pub mod addr;
 pub mod config;
+pub mod daemon;
 pub mod error;
 pub mod policy;
 pub mod signal;

@@ -74,20 +74,10 @@ pub fn close_foreign(number: RawFd) {
 }
 
 /// The mask for new files, without changing it.
-pub fn current_umask() -> Mask {
+pub fn current_umask() -> u32 {
     let mask = umask(Mode::from_bits_retain(0o077));
     umask(mask);
-    Mask(mask)
-}
-
-/// A umask that can be put back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mask(Mode);
-
-impl Mask {
-    pub fn restore(self) {
-        umask(self.0);
-    }
+    mask.bits()
 }
 
 /// Sets a signal to its default action.
@@ -161,11 +151,26 @@ impl Process {
     }
 }
 
+/// True while a signal that was sent to the process waits there unread; None if that cannot be known.
+pub fn signal_pending(pid: Pid, number: Signal) -> Option<bool> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"))?;
+    let pending = u64::from_str_radix(pending.trim(), 16).ok()?;
+    Some(pending & (1 << (number as i32 - 1)) != 0)
+}
+
 fn readable_within(descriptor: BorrowedFd<'_>, patience: Duration) -> bool {
     let timeout = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
     let mut set = [PollFd::new(descriptor, PollFlags::POLLIN)];
     // An interruption is the same as time being over: the caller's loop asks again.
     poll(&mut set, timeout).is_ok_and(|ready| ready > 0)
+}
+
+/// Opens /dev/null as descriptor `number`, which is closed and the lowest such, not close-on-exec.
+pub fn fill_with_dev_null(number: RawFd) -> Result<(), Errno> {
+    // SAFETY: the path ends in NUL and outlives the call.
+    let opened = Errno::result(unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) })?;
+    if opened == number { Ok(()) } else { Err(Errno::EBADF) }
 }
 
 /// The descriptor of /dev/null, close-on-exec.
@@ -210,6 +215,22 @@ mod tests {
             asked += 1;
             asked == 3
         }));
+    }
+
+    #[test]
+    fn a_blocked_signal_is_pending_until_it_is_read() {
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = Pid::from_raw(child.id() as i32);
+        assert_eq!(signal_pending(pid, Signal::SIGHUP), Some(false));
+        // A stopped process gets nothing but SIGCONT and SIGKILL.
+        signal::kill(pid, Signal::SIGSTOP).unwrap();
+        nix::sys::wait::waitpid(pid, Some(nix::sys::wait::WaitPidFlag::WUNTRACED)).unwrap();
+        signal::kill(pid, Signal::SIGHUP).unwrap();
+        assert_eq!(signal_pending(pid, Signal::SIGHUP), Some(true));
+        assert_eq!(signal_pending(pid, Signal::SIGTERM), Some(false));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(signal_pending(pid, Signal::SIGHUP), None);
     }
 
     #[test]
