@@ -3,12 +3,15 @@
 pub mod addr;
 pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod error;
 pub mod listener;
 pub mod log;
 pub mod logger;
 pub mod policy;
 pub mod reactor;
+pub mod signal;
+pub mod spawn;
 pub mod stderr;
 pub mod sys;
 pub mod table;

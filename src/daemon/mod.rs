@@ -1,0 +1,273 @@
+//! The process itself: what it was started with, its way to the background, and its answer to
+//! whoever started it.
+//!
+//! `main` calls [`sanitize`] before anything else, then [`detach`] (with `-pid`) or [`foreground`],
+//! and in the process that stays: `signal::Signals::new`, [`lock::Lock::acquire`], the sockets,
+//! the pid file, [`privs`], and [`Readiness::ready`] at last. Signals come before the lock because
+//! the lock is what makes `-restart` send one. Nothing here serves connections.
+
+pub mod lock;
+pub mod privs;
+pub mod verbs;
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::RawFd;
+
+use daemonize::{Daemonize, Outcome};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::unistd::{Pid, chdir, getpid, pipe2, setpgid};
+
+use crate::error::StartError;
+use crate::sys;
+
+/// Begins each line on standard error.
+const NAME: &str = "couriertcpd";
+
+/// The byte that ends what the daemon writes to the waiting command, and says how it went. Text
+/// before it has no control characters but newlines.
+const READY: u8 = 0;
+const FAILED: u8 = 1;
+
+/// What [`sanitize`] found.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    /// Descriptors above 2 that were open at the start; nobody here owns them.
+    descriptors: Vec<RawFd>,
+}
+
+/// Makes the process one that the rest can rely on, whatever it was started with: 0, 1 and 2 are
+/// open and no child gets another descriptor of the caller's; no signal is blocked; SIGCHLD is
+/// not ignored, which would reap children unseen; SIGPIPE is. Other dispositions are left alone.
+/// To be called while nothing has been opened.
+pub fn sanitize() -> Result<Inherited, StartError> {
+    let failed = |errno: Errno| StartError::system("cannot set up the process", errno);
+    for number in 0..=2 {
+        match sys::descriptor_flags(number) {
+            // A child inherits its standard error: it must pass exec.
+            Ok(_) => sys::set_close_on_exec(number, false).map_err(failed)?,
+            Err(_) => sys::fill_with_dev_null(number).map_err(|e| StartError::system("cannot open /dev/null", e))?,
+        }
+    }
+    let descriptors = sys::open_descriptors(3);
+    for &number in &descriptors {
+        sys::set_close_on_exec(number, true).map_err(failed)?;
+    }
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(failed)?;
+    sys::default_action(Signal::SIGCHLD).map_err(failed)?;
+    sys::ignore(Signal::SIGPIPE).map_err(failed)?;
+    Ok(Inherited { descriptors })
+}
+
+/// Which process [`detach`] returned in.
+#[derive(Debug)]
+pub enum Side {
+    /// Not the daemon: the process exits with this status. All there was to say has been said.
+    Caller(i32),
+    /// The daemon.
+    Daemon(Readiness),
+}
+
+/// Goes to the background. The starting process waits in here until the daemon has spoken by its
+/// [`Readiness`] or has ended. The daemon keeps the current directory and the umask, leads its own
+/// process group and has /dev/null as standard input, output and error.
+pub fn detach(inherited: Inherited) -> Result<Side, StartError> {
+    let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| StartError::system("cannot make a pipe", errno))?;
+    // A daemon that held the caller's other descriptors would keep whoever reads them waiting.
+    for number in inherited.descriptors {
+        sys::close_foreign(number);
+    }
+    // Changing to where we are changes nothing. From a directory that may not be searched no
+    // relative path leads anywhere, so nothing is lost by leaving it.
+    let directory = if chdir(".").is_ok() { "." } else { "/" };
+    let outcome = Daemonize::new().working_directory(directory).umask(sys::current_umask()).execute();
+    match outcome {
+        Outcome::Parent(result) => {
+            drop(write);
+            let failure = result.err().map(|error| background_error(error.to_string()));
+            Ok(Side::Caller(await_daemon(File::from(read), failure, &mut io::stderr())))
+        }
+        Outcome::Child(result) => {
+            drop(read);
+            let readiness = Readiness { caller: Some(File::from(write)) };
+            let begun = match result {
+                Ok(_) => lead_group(),
+                Err(error) => Err(background_error(error.to_string())),
+            };
+            match begun {
+                Ok(()) => Ok(Side::Daemon(readiness)),
+                Err(error) => Ok(Side::Caller(readiness.fail(&error))),
+            }
+        }
+    }
+}
+
+/// Stays in the foreground: standard error, session and directory as they are, in a process group
+/// of its own, so that ending all programs of the group ends none of the caller's.
+pub fn foreground() -> Result<Readiness, StartError> {
+    lead_group()?;
+    Ok(Readiness { caller: None })
+}
+
+fn lead_group() -> Result<(), StartError> {
+    match setpgid(Pid::from_raw(0), Pid::from_raw(0)) {
+        // A session leader may not, and leads its group already.
+        Err(errno) if nix::unistd::getpgrp() != getpid() => {
+            Err(StartError::system("cannot make a process group", errno))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Prints one line on standard error, as the command does for all it has to say.
+pub fn say(line: impl fmt::Display) {
+    // Nobody is left to be told of a failure.
+    let _ = io::stderr().write_all(clean_line(line).as_bytes());
+}
+
+/// One line, with the program's name, without control characters: a path may hold any.
+fn clean_line(line: impl fmt::Display) -> String {
+    let mut text = format!("{NAME}: {line}").replace(|c: char| c.is_control(), "?");
+    text.push('\n');
+    text
+}
+
+/// The daemon's word to the process that started it. Dropped without one, that process reports a
+/// failure. In the foreground there is no such process, and lines go to standard error.
+#[derive(Debug)]
+#[must_use = "the starting command waits for it"]
+pub struct Readiness {
+    caller: Option<File>,
+}
+
+impl Readiness {
+    /// A line for the caller's standard error: a warning that does not keep us from starting.
+    pub fn note(&self, line: impl fmt::Display) {
+        match &self.caller {
+            None => say(line),
+            // A caller that has gone away hinders nothing.
+            Some(pipe) => drop((&*pipe).write_all(clean_line(line).as_bytes())),
+        }
+    }
+
+    /// The daemon listens: the starting command exits 0.
+    pub fn ready(self) {
+        self.end(READY);
+    }
+
+    /// The daemon could not start: the starting command prints why and exits 1, and so does this
+    /// process with the status returned.
+    pub fn fail(self, error: &StartError) -> i32 {
+        self.note(error);
+        self.end(FAILED);
+        1
+    }
+
+    /// Another daemon has the lock: the starting command says so and exits 0, as does this process.
+    pub fn runs_already(self, holder: Option<Pid>) -> i32 {
+        match holder {
+            Some(pid) => self.note(format_args!("already running, process {pid}")),
+            None => self.note("already running"),
+        }
+        self.end(READY);
+        0
+    }
+
+    fn end(self, how: u8) {
+        if let Some(mut pipe) = self.caller {
+            let _ = pipe.write_all(&[how]);
+        }
+    }
+}
+
+/// Copies what the daemon says to `stderr` until it has said how it went; the exit status.
+fn await_daemon(mut daemon: impl Read, failure: Option<StartError>, stderr: &mut impl Write) -> i32 {
+    let mut buffer = [0; 512];
+    let mut silent = true;
+    loop {
+        let length = match daemon.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(length) => length,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(_) => break,
+        };
+        let end = buffer[..length].iter().position(|&byte| byte == READY || byte == FAILED);
+        let text = &buffer[..end.unwrap_or(length)];
+        silent &= text.is_empty();
+        let _ = stderr.write_all(text);
+        match end.map(|at| buffer[at]) {
+            Some(READY) => return 0,
+            Some(_) => return 1,
+            None => {}
+        }
+    }
+    // The pipe ended without a word: the daemon died, or never came to be.
+    match failure {
+        Some(error) => drop(stderr.write_all(clean_line(error).as_bytes())),
+        None if silent => drop(stderr.write_all(clean_line("the daemon ended before it listened").as_bytes())),
+        None => {}
+    }
+    1
+}
+
+/// The crate tells its errors as text that ends in the number of the system's.
+fn background_error(text: String) -> StartError {
+    let number = text.rsplit(' ').next().and_then(|number| number.parse().ok());
+    let error = number.map_or_else(|| io::Error::other(text), io::Error::from_raw_os_error);
+    StartError::system("cannot go to the background", error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+
+    use super::*;
+
+    fn told(speak: impl FnOnce(Readiness)) -> (i32, String) {
+        let (read, write) = io::pipe().unwrap();
+        speak(Readiness { caller: Some(File::from(OwnedFd::from(write))) });
+        let mut said = Vec::new();
+        let status = await_daemon(read, None, &mut said);
+        (status, String::from_utf8(said).unwrap())
+    }
+
+    #[test]
+    fn the_caller_prints_what_the_daemon_says() {
+        let error = StartError::Unknown { option: "user", name: "nobody\nelse".into() };
+        assert_eq!(told(Readiness::ready), (0, String::new()));
+        assert_eq!(
+            told(|r| assert_eq!(r.fail(&error), 1)),
+            (1, "couriertcpd: -user=nobody?else: unknown user\n".to_owned())
+        );
+        assert_eq!(
+            told(|r| assert_eq!(r.runs_already(Some(Pid::from_raw(12))), 0)),
+            (0, "couriertcpd: already running, process 12\n".to_owned())
+        );
+        let long = "x".repeat(5_000);
+        let two = told(|r| {
+            r.note(&long);
+            r.note("and more");
+            r.ready();
+        });
+        assert_eq!(two, (0, format!("couriertcpd: {long}\ncouriertcpd: and more\n")));
+    }
+
+    #[test]
+    fn a_daemon_that_dies_has_failed() {
+        let silent = "couriertcpd: the daemon ended before it listened\n".to_owned();
+        assert_eq!(told(drop), (1, silent));
+        assert_eq!(told(|r| r.note("a warning")), (1, "couriertcpd: a warning\n".to_owned()));
+    }
+
+    #[test]
+    fn an_error_of_detaching_has_the_systems_text() {
+        let again = crate::error::errno_text(&io::Error::from_raw_os_error(libc::EAGAIN));
+        for (text, shown) in [("unable to fork, errno 11", again.as_str()), ("something else", "something else")] {
+            let shown = format!("cannot go to the background: {shown}");
+            assert_eq!(background_error(text.to_owned()).to_string(), shown);
+        }
+    }
+}
