@@ -14,9 +14,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
+use std::time::{Duration, Instant};
 
 use crate::error::{StartError, errno_text};
 use crate::policy::access::Lookup;
+
+mod verify;
 
 /// Flags that gdbm-sys does not name: read the file, do not map it.
 const NO_MMAP: c_uint = 0x80;
@@ -163,7 +166,7 @@ impl Database {
         if !file.metadata()?.is_file() {
             return Err(DbError::NotGdbm);
         }
-        drop(file);
+        verify::verify(&file)?;
         let database = Database::open(path, gdbm_sys::GDBM_READER | NO_MMAP | VERIFY, 0)?;
         database.set_cache_size(READER_CACHE);
         Ok(database)
@@ -224,13 +227,29 @@ impl Drop for Database {
     }
 }
 
+/// A handle that gave an error.
+#[derive(Debug)]
+struct Failed {
+    /// Before this moment no new one is opened.
+    retry_at: Instant,
+}
+
+/// To open a file is to look at all of it, so that clients of a damaged one do not each cause that.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+impl Failed {
+    fn now() -> Self {
+        Failed { retry_at: Instant::now() + RETRY_PAUSE }
+    }
+}
+
 /// An access file, open for reading.
 #[derive(Debug)]
 pub struct AccessDb {
     path: PathBuf,
     database: Database,
-    /// After one error libgdbm answers nothing more on this handle, so that a new one is needed.
-    failed: bool,
+    /// Set while the handle is of no use: after one error libgdbm answers nothing more on it.
+    failed: Option<Failed>,
 }
 
 impl AccessDb {
@@ -238,7 +257,7 @@ impl AccessDb {
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, StartError> {
         let path = path.into();
         let database = open_for_user(&path)?;
-        Ok(AccessDb { path, database, failed: false })
+        Ok(AccessDb { path, database, failed: None })
     }
 
     pub fn path(&self) -> &Path {
@@ -248,7 +267,7 @@ impl AccessDb {
     /// Opens the file anew (SIGHUP). If it does not open well, the old one stays in force.
     pub fn reload(&mut self) -> Result<(), StartError> {
         self.database = open_for_user(&self.path)?;
-        self.failed = false;
+        self.failed = None;
         Ok(())
     }
 
@@ -280,13 +299,19 @@ impl Lookup for AccessDb {
     type Error = DbError;
 
     fn fetch(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>, DbError> {
-        if self.failed {
+        if let Some(failed) = &self.failed {
+            if Instant::now() < failed.retry_at {
+                return Err(DbError::Damaged);
+            }
             // Anew by name: a file that was mended meanwhile serves again without a SIGHUP.
+            self.failed = Some(Failed::now());
             self.database = Database::open_reader(&self.path)?;
-            self.failed = false;
+            self.failed = None;
         }
         let result = self.database.fetch(key);
-        self.failed = result.is_err();
+        if result.is_err() {
+            self.failed = Some(Failed::now());
+        }
         result
     }
 }

@@ -149,13 +149,21 @@ fn a_reload_that_fails_leaves_the_old_rules_in_force() {
     assert_eq!(db.fetch(b"11").unwrap(), None);
 }
 
+fn wait_until_it_answers(db: &mut AccessDb) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while let Err(error) = db.fetch(b"*") {
+        assert!(Instant::now() < deadline, "{error}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// The file loses its end while it is open: no signal, no "not listed".
 #[test]
 fn a_file_that_shrinks_under_us_is_an_error_until_it_is_whole_again() {
     let dir = Dir::new("shrink");
     let path = big_database(&dir, "a.dat");
     let whole = fs::read(&path).unwrap();
-    for length in [0, 1, 100, 4096, whole.len() / 2] {
+    for length in [0, 4096, whole.len() / 2] {
         fs::write(&path, &whole).unwrap();
         let mut db = AccessDb::open(&path).unwrap();
         OpenOptions::new().write(true).open(&path).unwrap().set_len(length as u64).unwrap();
@@ -169,6 +177,7 @@ fn a_file_that_shrinks_under_us_is_an_error_until_it_is_whole_again() {
         assert!(failed > 0, "{length}");
         assert!(db.keys().is_err(), "{length}");
         fs::write(&path, &whole).unwrap();
+        wait_until_it_answers(&mut db);
         for (key, value) in many() {
             assert_eq!(db.fetch(key.as_bytes()).unwrap().unwrap(), value.as_bytes(), "{key} after {length}");
         }
@@ -212,7 +221,7 @@ fn damaged_bytes_neither_crash_nor_hang() {
         random ^= random << 17;
         random as usize
     };
-    let (mut refused, mut failed, mut slowest) = (0, 0, Duration::ZERO);
+    let (mut refused, mut slowest) = (0, Duration::ZERO);
     for round in 0..rounds {
         let mut bytes = whole.clone();
         // Half of the damage to the header and the directory, where it does most.
@@ -226,17 +235,15 @@ fn damaged_bytes_neither_crash_nor_hang() {
         match AccessDb::open(&path) {
             Err(_) => refused += 1,
             Ok(mut db) => {
-                for i in 0..40 {
-                    failed += usize::from(db.fetch(format!("10.0.{i}").as_bytes()).is_err());
-                }
+                assert_no_key_is_missed(&mut db, &format!("round {round}"));
                 let _ = db.keys();
             }
         }
         slowest = slowest.max(start.elapsed());
         assert!(start.elapsed() < Duration::from_secs(5), "round {round} took {:?}", start.elapsed());
     }
-    println!("{rounds} damaged files: {refused} refused, {failed} fetches failed, the slowest took {slowest:?}");
-    assert!(refused > 0 && failed > 0);
+    println!("{rounds} damaged files: {refused} refused, the slowest took {slowest:?}");
+    assert!(refused > 0);
 }
 
 /// With the reader's descriptor open, a child has none of it.
@@ -248,4 +255,29 @@ fn the_descriptor_is_close_on_exec() {
     let output = Command::new("ls").args(["-l", "/proc/self/fd"]).output().unwrap();
     assert!(output.status.success());
     assert!(!String::from_utf8_lossy(&output.stdout).contains("cloexec.dat"));
+}
+/// libgdbm alone takes a bucket of zeros for an empty one.
+#[test]
+fn a_block_of_zeros_is_noticed_wherever_it_takes_a_record() {
+    let dir = Dir::new("zeros");
+    let whole = fs::read(big_database(&dir, "a.dat")).unwrap();
+    let path = dir.file("bad.dat");
+    let mut refused = 0;
+    for block in 0..whole.len() / 4096 {
+        let mut bytes = whole.clone();
+        bytes[block * 4096..(block + 1) * 4096].fill(0);
+        fs::write(&path, &bytes).unwrap();
+        match AccessDb::open(&path) {
+            Err(_) => refused += 1,
+            Ok(mut db) => assert_no_key_is_missed(&mut db, &format!("block {block}")),
+        }
+    }
+    assert!(refused >= 8, "{refused}");
+}
+
+/// Errors and changed values are what damage may do; "not listed" it may not.
+fn assert_no_key_is_missed(db: &mut AccessDb, what: &str) {
+    for (key, _) in many() {
+        assert!(!matches!(db.fetch(key.as_bytes()), Ok(None)), "{key} is lost: {what}");
+    }
 }
