@@ -1,5 +1,6 @@
 //! couriertcpd: a TCP super-server for mail.
 
+pub mod accessdb;
 pub mod addr;
 pub mod cli;
 pub mod config;

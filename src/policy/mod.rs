@@ -8,7 +8,11 @@
 
 #![forbid(unsafe_code)]
 
+<<<<<<< HEAD
 pub mod dnsbl;
+=======
+pub mod access;
+>>>>>>> access
 pub mod env;
 pub mod limits;
 pub mod question;
