@@ -3,4 +3,5 @@
 pub mod addr;
 pub mod config;
 pub mod error;
+pub mod ident;
 pub mod policy;
