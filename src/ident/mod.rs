@@ -197,9 +197,12 @@ mod tests {
         None
     }
 
+    /// What a server does once it has the question.
+    type Script = fn(net::TcpStream);
+
     /// Asks a server that reads the question and then does as `script` says. Gives what came out
     /// and the line the server got, with the address it came from.
-    fn ask(address: IpAddr, local: IpAddr, script: fn(net::TcpStream)) -> (Option<Progress>, String, IpAddr) {
+    fn ask(address: IpAddr, local: IpAddr, script: Script) -> (Option<Progress>, String, IpAddr) {
         let listener = TcpListener::bind((address, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let server = thread::spawn(move || {
@@ -264,7 +267,7 @@ mod tests {
 
     #[test]
     fn what_is_no_answer_leaves_the_user_unknown() {
-        let scripts: [(&str, fn(net::TcpStream)); 6] = [
+        let scripts: [(&str, Script); 6] = [
             ("closed", drop),
             ("half-closed", |stream| stream.shutdown(Shutdown::Write).unwrap()),
             ("an error", |stream| write(&stream, b"40000,25:ERROR:NO-USER\r\n")),
