@@ -11,7 +11,6 @@ pub mod listener;
 pub mod log;
 pub mod logger;
 pub mod policy;
-pub mod reactor;
 pub mod resolver;
 pub mod signal;
 pub mod spawn;

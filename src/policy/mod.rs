@@ -8,11 +8,8 @@
 
 #![forbid(unsafe_code)]
 
-<<<<<<< HEAD
-pub mod dnsbl;
-=======
 pub mod access;
->>>>>>> access
+pub mod dnsbl;
 pub mod env;
 pub mod limits;
 pub mod question;
