@@ -1,1 +1,7 @@
-fn main() {}
+//! argv in, exit status out; everything between is the library's.
+
+#![forbid(unsafe_code)]
+
+fn main() {
+    std::process::exit(couriertcpd::startup::run(std::env::args_os().skip(1)));
+}

@@ -7,9 +7,11 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::wait::WaitStatus;
@@ -18,6 +20,7 @@ use super::{Escaped, Kind, Value, enabled, info, limited, limited_by, with};
 use crate::addr::{Printed, fold, fold_socket};
 use crate::config::Level;
 use crate::error::errno_text;
+use crate::policy::session::Trouble;
 
 fn printed(ip: IpAddr) -> Printed {
     Printed(fold(ip), with(|log| log.ipv4).unwrap_or_default())
@@ -67,6 +70,43 @@ pub fn accept_failed(error: &io::Error, pause: Duration) {
 pub fn handler_not_started(program: &OsStr, error: &io::Error) {
     let text = format_args!("cannot run {}: {}", Escaped(program.as_bytes()), errno_text(error));
     limited(Kind::Handler, Level::Err, text);
+}
+
+/// The access file could not be read for a connection, which is refused.
+pub fn access_unreadable(path: &Path, error: impl fmt::Display) {
+    let path = Escaped(path.as_os_str().as_bytes());
+    limited(Kind::Access, Level::Alert, format_args!("{path}: {error}; connections are refused"));
+}
+
+/// Lookups were cut off by `-lookuptimeout`.
+pub fn lookups_late(limit: Duration) {
+    let text = format_args!("lookups took longer than {} s; connections go on without them", limit.as_secs());
+    limited(Kind::LookupsLate, Level::Warning, text);
+}
+
+/// List number `index` of the command line could not be used for a connection.
+pub fn list_trouble(index: usize, display: &str, trouble: Trouble) {
+    let (index, display) = (index as u16, Escaped(display.as_bytes()));
+    match trouble {
+        Trouble::Failed => limited_by(
+            Kind::ListFailed,
+            index,
+            Level::Warning,
+            format_args!("list {display}: lookup failed; taken as not listed"),
+        ),
+        Trouble::Late => limited_by(
+            Kind::ListFailed,
+            index,
+            Level::Warning,
+            format_args!("list {display}: no answer in time; taken as not listed"),
+        ),
+        Trouble::Unusable(address) => limited_by(
+            Kind::ListOdd,
+            index,
+            Level::Warning,
+            format_args!("list {display}: answer {address} is no listing; taken as not listed"),
+        ),
+    }
 }
 
 /// What became of a connection.

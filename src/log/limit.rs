@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 /// The pause between two messages of a kind.
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// Keys of one kind that are told apart: at most so many lines a minute, and one for all others.
-const KEYS_MAX: usize = 256;
+/// Keys of one kind that are told apart: at most so many lines a minute, and one for all others. A
+/// flood from everywhere then writes less than a line a second.
+const KEYS_MAX: usize = 48;
 
 /// The messages that are held back when they come too often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -45,8 +46,12 @@ pub enum Kind {
     ListOdd,
     /// The resolver as such: no server, no socket.
     Resolver,
+    /// `-lookuptimeout` has cut lookups off.
+    LookupsLate,
     /// A helper process of `-resolver=nss`.
     Helper,
+    /// The event loop itself.
+    Loop,
 }
 
 impl Kind {

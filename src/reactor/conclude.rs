@@ -11,7 +11,7 @@ use nix::sys::resource::{Resource, getrlimit};
 
 use crate::addr;
 use crate::children::{Handler, Places};
-use crate::config::{HostMismatch, Level};
+use crate::config::{HandlerStderr, HostMismatch, IPV4_BLOCK_PREFIX, Level};
 use crate::lingering::{self, Rest};
 use crate::log::{self, Connection, Decision};
 use crate::pending::{Pending, Stage};
@@ -21,6 +21,7 @@ use crate::policy::session::Ends;
 use crate::reactor::Reactor;
 use crate::reactor::timer::Due;
 use crate::reactor::token::Source;
+use crate::spawn::StderrFor;
 use crate::table::Key;
 
 /// A connection that has no entry in the table, or none any more.
@@ -62,7 +63,7 @@ impl Reactor {
             return;
         };
         let envp = env.envp(&self.base);
-        let started = self.spawner.spawn(stream.as_fd(), self.stderr.for_handler(), &envp);
+        let started = self.spawner.spawn(stream.as_fd(), self.handler_stderr(), &envp);
         let (decision, by, detail, pid) = match started {
             Ok(pid) => (Decision::Served, None, None, Some(pid.as_raw())),
             Err(errno) => (Decision::Failed, Some("spawn"), Some(errno.desc()), None),
@@ -89,6 +90,14 @@ impl Reactor {
         }
     }
 
+    fn handler_stderr(&self) -> StderrFor<'_> {
+        match (&self.config.stderr, self.stderr.descriptor()) {
+            (HandlerStderr::Socket, _) => StderrFor::Connection,
+            (_, Some(descriptor)) => StderrFor::Descriptor(descriptor),
+            (_, None) => StderrFor::Inherit,
+        }
+    }
+
     /// Closes a connection that is not served, after its reply if it gets one.
     pub(super) fn refuse(&mut self, client: Client, host: Option<&str>, reason: Reason, now: Instant) {
         let peer = client.peer.ip();
@@ -96,7 +105,7 @@ impl Reactor {
         match &reason {
             Reason::PerAddress => log::per_address_limit(peer),
             Reason::PerBlock => {
-                let prefix = if peer.is_ipv4() { crate::config::IPV4_BLOCK_PREFIX } else { limits.prefix6.block };
+                let prefix = if peer.is_ipv4() { IPV4_BLOCK_PREFIX } else { limits.prefix6.block };
                 log::per_block_limit(counted_block(peer, limits.prefix6), prefix);
             }
             Reason::Dropped(_) => log::dropped(peer),

@@ -71,7 +71,7 @@ impl Reactor {
     /// Hands out what has been found since the last turn.
     pub(super) fn take_answers(&mut self, now: Instant) {
         self.lookup.turn(now);
-        while let Some(finished) = self.lookup.next_finished() {
+        while let Some(finished) = self.lookup.next_finished(now) {
             match finished {
                 Finished::Answer(question, answer, waiters) => {
                     for key in waiters {

@@ -38,7 +38,9 @@ use crate::pending::Pending;
 use crate::policy::env::Base;
 use crate::policy::limits::Occupancy;
 use crate::signal::Signals;
+use crate::resolver::nss::NssResolver;
 use crate::spawn::Spawner;
+use crate::startup::LoggerStarter;
 use crate::stderr::Stderr;
 use crate::table::{Key, Table};
 use dns::Lookup;
@@ -64,6 +66,10 @@ pub struct Parts {
     pub access: Option<AccessDb>,
     pub spawner: Spawner,
     pub stderr: Stderr,
+    /// With `-stderrlogger`.
+    pub logger_starter: Option<LoggerStarter>,
+    /// With `-resolver=nss`: forked before the daemon listens.
+    pub nss: Option<NssResolver>,
     pub signals: Signals,
 }
 
@@ -95,6 +101,7 @@ pub struct Reactor {
     reply: Option<Vec<u8>>,
     spawner: Spawner,
     stderr: Stderr,
+    logger_starter: Option<LoggerStarter>,
     children: Children,
     terminate: bool,
 }
@@ -103,10 +110,10 @@ impl Reactor {
     /// Sets the loop up. After it the daemon accepts as soon as [`run`](Self::run) is called.
     pub fn new(parts: Parts) -> Result<Self, StartError> {
         let failed = |error: io::Error| StartError::system("cannot set up the event loop", error);
-        let Parts { config, base, listeners, access, spawner, stderr, mut signals } = parts;
+        let Parts { config, base, listeners, access, spawner, stderr, logger_starter, nss, mut signals } = parts;
         let poll = Poll::new().map_err(failed)?;
         poll.registry().register(&mut signals, Source::Signals.token(), Interest::READABLE).map_err(failed)?;
-        let lookup = Lookup::new(&config, poll.registry())?;
+        let lookup = Lookup::new(&config, nss, poll.registry(), Instant::now())?;
         let reply = config.deny_message.as_ref().map(|text| [text, &b"\r\n"[..]].concat());
         Ok(Reactor {
             occupancy: Occupancy::new(config.limits),
@@ -129,6 +136,7 @@ impl Reactor {
             reply,
             spawner,
             stderr,
+            logger_starter,
             children: Children::default(),
             terminate: false,
         })
@@ -159,13 +167,13 @@ impl Reactor {
         self.listeners.pause(self.poll.registry());
     }
 
-    fn timeout(&self) -> Option<Duration> {
+    fn timeout(&mut self) -> Option<Duration> {
         if !self.backlogged.is_empty() {
             return Some(Duration::ZERO);
         }
         let now = Instant::now();
         let until = |at: Instant| at.saturating_duration_since(now);
-        [self.timers.timeout(now), self.stderr.deadline().map(until), self.lookup.timeout(now)]
+        [self.timers.timeout(now), self.stderr.logger().and_then(|logger| logger.deadline()).map(until), self.lookup.timeout(now)]
             .into_iter()
             .flatten()
             .min()
@@ -187,7 +195,7 @@ impl Reactor {
             }
             Some(Source::Ident(key)) => self.step_ident(key, now),
             Some(Source::Lingering(key)) => self.step_lingering(key),
-            Some(Source::Resolver(key)) => self.lookup.dns_ready(key, event.is_readable(), event.is_writable()),
+            Some(Source::Resolver(key)) => self.lookup.dns_ready(key, event),
             Some(Source::Helper(index)) => self.lookup.helper_ready(index, now),
             None => {}
         }
@@ -195,13 +203,13 @@ impl Reactor {
 
     fn take_signals(&mut self, now: Instant) {
         let arrived = self.signals.drain();
+        if arrived.hangup {
+            self.reload(now);
+        }
         if arrived.child {
             while let Some((pid, status)) = children::reap() {
                 self.child_ended(pid, status, now);
             }
-        }
-        if arrived.hangup {
-            self.reload();
         }
         self.terminate |= arrived.terminate;
     }
@@ -209,13 +217,16 @@ impl Reactor {
     fn child_ended(&mut self, pid: Pid, status: WaitStatus, now: Instant) {
         if let Some(handler) = self.children.ended(pid) {
             log::ended(handler.peer, status, now.saturating_duration_since(handler.since));
-        } else if !self.stderr.exited(pid, status, now) && !self.lookup.helper_exited(pid, now) {
-            log::debug(format_args!("process {pid} was not one of ours"));
+            return;
+        }
+        let is_logger = self.stderr.logger().is_some_and(|logger| logger.exited(status, now));
+        if !is_logger && !self.lookup.helper_exited(pid, now) {
+            log::debug(format_args!("process {pid} ended, which is none of ours"));
         }
     }
 
     /// SIGHUP: what is on disk is read anew; connections and limits stay.
-    fn reload(&mut self) {
+    fn reload(&mut self, now: Instant) {
         log::notice(format_args!("SIGHUP: reading the access file and resolv.conf anew"));
         if let Some(access) = &mut self.access {
             if let Err(error) = access.reload() {
@@ -223,7 +234,7 @@ impl Reactor {
             }
         }
         self.stderr.reopen();
-        self.lookup.reload(self.poll.registry());
+        self.lookup.reload(now);
     }
 
     fn expire(&mut self, now: Instant) {
@@ -235,8 +246,16 @@ impl Reactor {
                 Due::Accept => self.shortage = false,
             }
         }
-        self.stderr.tick(now);
-        self.lookup.tick(now);
+        self.restart_logger(now);
+    }
+
+    /// Starts the logger again if it has ended and its pause is over.
+    fn restart_logger(&mut self, now: Instant) {
+        let Some(starter) = &self.logger_starter else { return };
+        let base = &self.base;
+        if let Some(logger) = self.stderr.logger() {
+            logger.tick(now, |input| starter.start(input, base));
+        }
     }
 
     /// Something has run out: accepting rests a moment, while what is under way goes on.

@@ -1,0 +1,158 @@
+//! The two sources of answers behind one door: the DNS client and the helpers of the name service switch.
+//!
+//! Neither exists if no option needs it. Connections are known here by their keys alone.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use mio::event::Event;
+use mio::{Registry, Token};
+use nix::unistd::Pid;
+
+use crate::config::{Config, Level, NameSource};
+use crate::error::StartError;
+use crate::log::{self, Kind};
+use crate::policy::question::{Answer, HostName, Question};
+use crate::reactor::token::Source;
+use crate::resolver::nss::NssResolver;
+use crate::resolver::{self, Failure, Resolver, Settings, SocketId, Waiter};
+use crate::table::Key;
+
+/// Something that connections waited for.
+#[derive(Debug)]
+pub(super) enum Finished {
+    Answer(Question, Answer, Vec<Key>),
+    Name(IpAddr, HostName, Vec<Key>),
+}
+
+pub(super) struct Lookup {
+    dns: Option<Resolver>,
+    nss: Option<NssResolver>,
+}
+
+fn socket_token(id: SocketId) -> Token {
+    let key = Key { index: u32::from(id.index), generation: u32::from(id.generation) };
+    Source::Resolver(key).token()
+}
+
+fn helper_token(index: usize) -> Token {
+    Source::Helper(index as u32).token()
+}
+
+fn waiter(key: Key) -> Waiter {
+    Waiter(key.to_bits())
+}
+
+impl Lookup {
+    /// `nss`: the helpers, forked before the daemon listens.
+    pub fn new(
+        config: &Config,
+        mut nss: Option<NssResolver>,
+        registry: &Registry,
+        now: Instant,
+    ) -> Result<Self, StartError> {
+        let asks_dns = config.lookups.names == NameSource::Dns || !config.lists.is_empty();
+        let dns = asks_dns
+            .then(|| Resolver::new(Settings::new(&config.lookups, &config.zones), registry, socket_token, now))
+            .transpose()?;
+        if let Some(nss) = &mut nss {
+            registry
+                .try_clone()
+                .and_then(|registry| nss.attach(registry, helper_token))
+                .map_err(|error| StartError::system("cannot watch the resolver helpers", error))?;
+        }
+        Ok(Lookup { dns, nss })
+    }
+
+    pub fn ask(&mut self, question: &Question, key: Key, now: Instant) -> Option<Answer> {
+        match &mut self.dns {
+            Some(dns) => dns.ask(question, waiter(key), now),
+            None => Some(Answer::Failed),
+        }
+    }
+
+    pub fn forget(&mut self, question: &Question, key: Key) {
+        if let Some(dns) = &mut self.dns {
+            dns.forget(question, waiter(key));
+        }
+    }
+
+    pub fn ask_name(&mut self, ip: IpAddr, key: Key, now: Instant) -> Option<HostName> {
+        match &mut self.nss {
+            Some(nss) => nss.ask(ip, key.to_bits(), now),
+            None => Some(HostName::SoftError),
+        }
+    }
+
+    pub fn forget_name(&mut self, ip: IpAddr, key: Key) {
+        if let Some(nss) = &mut self.nss {
+            nss.forget(ip, key.to_bits());
+        }
+    }
+
+    /// A socket of the DNS client has an event.
+    pub fn dns_ready(&mut self, key: Key, event: &Event) {
+        if let Some(dns) = &mut self.dns {
+            dns.ready(SocketId { index: key.index as u16, generation: key.generation as u16 }, event);
+        }
+    }
+
+    pub fn helper_ready(&mut self, index: u32, now: Instant) {
+        if let Some(nss) = &mut self.nss {
+            nss.ready(index as usize, now);
+        }
+    }
+
+    /// True if the process was a helper; it is replaced.
+    pub fn helper_exited(&mut self, pid: Pid, now: Instant) -> bool {
+        self.nss.as_mut().is_some_and(|nss| nss.exited(pid, now))
+    }
+
+    /// Once in each turn of the loop, after its events.
+    pub fn turn(&mut self, now: Instant) {
+        if let Some(dns) = &mut self.dns {
+            dns.turn(now);
+        }
+        if let Some(nss) = &mut self.nss {
+            nss.expire(now);
+        }
+    }
+
+    /// What has been found; to be called until there is nothing more.
+    pub fn next_finished(&mut self, now: Instant) -> Option<Finished> {
+        if let Some(found) = self.dns.as_mut().and_then(|dns| dns.next_finished(now)) {
+            report_failure(&found);
+            let keys = found.waiters.as_slice().iter().map(|waiter| Key::from_bits(waiter.0)).collect();
+            return Some(Finished::Answer(found.question, found.answer, keys));
+        }
+        let found = self.nss.as_mut()?.next_resolved()?;
+        let keys = found.waiters.into_iter().map(Key::from_bits).collect();
+        Some(Finished::Name(found.ip, found.name, keys))
+    }
+
+    pub fn timeout(&self, now: Instant) -> Option<Duration> {
+        let dns = self.dns.as_ref().and_then(|dns| dns.timeout(now));
+        let nss = self.nss.as_ref().and_then(NssResolver::deadline).map(|at| at.saturating_duration_since(now));
+        [dns, nss].into_iter().flatten().min()
+    }
+
+    /// SIGHUP: resolv.conf is read anew and the caches are emptied.
+    pub fn reload(&mut self, now: Instant) {
+        if let Some(Err(error)) = self.dns.as_mut().map(|dns| dns.reload(now)) {
+            log::err(format_args!("cannot set the DNS client up anew: {error}; the name servers stay as they were"));
+        }
+        if let Some(nss) = &mut self.nss {
+            nss.forget_answers();
+        }
+    }
+}
+
+/// Trouble with the name servers themselves is said, once a minute. That one zone fails is not: it
+/// is what SERVFAIL is for, and the Internet is full of it.
+fn report_failure(found: &resolver::Finished) {
+    if let Some(failure @ (Failure::TimedOut | Failure::Unreachable | Failure::NoChannel | Failure::Local)) =
+        found.failure
+    {
+        log::limited(Kind::Resolver, Level::Warning, format_args!("DNS lookup failed: {failure}"));
+    }
+}

@@ -1,0 +1,182 @@
+//! From the command line to the running loop, and the end.
+//!
+//! The order is contract: signals and lock first, so that `-stop` and `-restart` find a process
+//! that hears them; the sockets and the pid file with the privileges of the start; then group and
+//! user; then everything that will be opened again later by that user (access file, standard error
+//! of the handlers); and only when nothing can fail any more the word to the waiting command.
+
+#![forbid(unsafe_code)]
+
+use std::env;
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::time::Instant;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::accessdb::AccessDb;
+use crate::cli::{self, Action};
+use crate::config::{Config, NameSource};
+use crate::daemon::lock::{Acquired, Lock, PidFile};
+use crate::daemon::privs::{self, Identity};
+use crate::daemon::{self, Inherited, Readiness, Side, verbs};
+use crate::error::StartError;
+use crate::listener::Listeners;
+use crate::log;
+use crate::policy::env::{Base, Delta};
+use crate::reactor::{Parts, Reactor};
+use crate::resolver::nss::NssResolver;
+use crate::signal::Signals;
+use crate::spawn::Spawner;
+use crate::stderr::Stderr;
+
+/// Does what the arguments after argv\[0\] say; the exit status.
+pub fn run(argv: impl IntoIterator<Item = OsString>) -> i32 {
+    match act(argv) {
+        Ok(status) => status,
+        Err(error) => {
+            daemon::say(error);
+            1
+        }
+    }
+}
+
+fn act(argv: impl IntoIterator<Item = OsString>) -> Result<i32, StartError> {
+    let inherited = daemon::sanitize()?;
+    log::begin();
+    let parsed = cli::parse(argv)?;
+    for warning in parsed.warnings {
+        daemon::say(format_args!("warning: {warning}"));
+    }
+    match parsed.action {
+        Action::Run(config) => serve(*config, inherited),
+        Action::Stop(pid_file) => verbs::stop(&pid_file).map(|()| 0),
+        Action::Restart(pid_file) => verbs::restart(&pid_file).map(|()| 0),
+        Action::Print(text) => io::stdout()
+            .write_all(text.as_bytes())
+            .map(|()| 0)
+            .map_err(|error| StartError::system("cannot write to standard output", error)),
+    }
+}
+
+fn serve(config: Config, inherited: Inherited) -> Result<i32, StartError> {
+    let readiness = if config.pid_file.is_some() {
+        match daemon::detach(inherited)? {
+            Side::Caller(status) => return Ok(status),
+            Side::Daemon(readiness) => readiness,
+        }
+    } else {
+        daemon::foreground()?
+    };
+    let (signals, lock) = match hold_lock(&config) {
+        Ok((signals, Some(Acquired::Held(holder)))) => {
+            drop(signals);
+            return Ok(readiness.runs_already(holder));
+        }
+        Ok((signals, Some(Acquired::Ours(lock)))) => (signals, Some(lock)),
+        Ok((signals, None)) => (signals, None),
+        Err(error) => return Ok(readiness.fail(&error)),
+    };
+    let mut pid_file = None;
+    match prepare(config, signals, lock.as_ref(), &mut pid_file, &readiness) {
+        Ok(mut reactor) => {
+            readiness.ready();
+            reactor.run();
+            // Ours is blocked: only the others of the group end by it.
+            let _ = kill(Pid::from_raw(0), Signal::SIGTERM);
+            remove(pid_file);
+            Ok(0)
+        }
+        Err(error) => {
+            remove(pid_file);
+            Ok(readiness.fail(&error))
+        }
+    }
+}
+
+fn remove(pid_file: Option<PidFile>) {
+    if let Some(pid_file) = pid_file {
+        pid_file.remove();
+    }
+}
+
+/// Signals first: whoever finds the lock held may send one.
+fn hold_lock(config: &Config) -> Result<(Signals, Option<Acquired>), StartError> {
+    let signals = Signals::new()?;
+    let lock = config.pid_file.as_deref().map(Lock::acquire).transpose()?;
+    Ok((signals, lock))
+}
+
+/// Makes everything that the loop needs. `pid_file` is set as soon as there is one to remove.
+fn prepare(
+    config: Config,
+    signals: Signals,
+    lock: Option<&Lock>,
+    pid_file: &mut Option<PidFile>,
+    readiness: &Readiness,
+) -> Result<Reactor, StartError> {
+    let identity = privs::resolve(config.user.as_deref(), config.group.as_deref())?;
+    let nss = start_helpers(&config, &identity)?;
+    let listeners = Listeners::bind(&config.listen, config.backlog)?;
+    *pid_file = lock.map(Lock::write_pid_file).transpose()?;
+    identity.assume()?;
+    if identity.keeps_root_group() {
+        readiness.note("warning: -user without -group for a user that has no entry: the group stays root's");
+    }
+
+    let base = Base::new(env::vars_os().map(|(name, value)| (name.into_vec(), value.into_vec())));
+    let spawner = Spawner::handler(&config.handler)?;
+    spawner.check()?;
+    let access = open_access_file(&config, readiness)?;
+    let logger_starter = config.logger.as_ref().map(LoggerStarter::new).transpose()?;
+    let mut stderr = Stderr::open(&config)?;
+    if let (Some(logger), Some(starter)) = (stderr.logger(), &logger_starter) {
+        logger.start(Instant::now(), |input| starter.start(input, &base))?;
+    }
+    Reactor::new(Parts { config, base, listeners, access, spawner, stderr, logger_starter, nss, signals })
+}
+
+/// The helpers of `-resolver=nss`: forked while the process is small and holds no socket.
+fn start_helpers(config: &Config, identity: &Identity) -> Result<Option<NssResolver>, StartError> {
+    let NameSource::Nss(helpers) = config.lookups.names else { return Ok(None) };
+    let lookups = &config.lookups;
+    NssResolver::new(helpers, identity.ids(), lookups.timeout, lookups.cache_entries, Instant::now())
+        .map(Some)
+        .map_err(|error| StartError::system("cannot start the resolver helpers", error))
+}
+
+fn open_access_file(config: &Config, readiness: &Readiness) -> Result<Option<AccessDb>, StartError> {
+    let Some(file) = &config.access.file else { return Ok(None) };
+    match AccessDb::open(file) {
+        Ok(access) => Ok(Some(access)),
+        Err(error) if config.access.allow_missing => {
+            readiness.note(format_args!("warning: {error}; no access rules are in force"));
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// What starting the program of `-stderrlogger` takes, any number of times.
+pub struct LoggerStarter {
+    spawner: Spawner,
+    /// /dev/null, for its standard output and error.
+    null: OwnedFd,
+}
+
+impl LoggerStarter {
+    fn new(logger: &crate::config::LoggerProgram) -> Result<Self, StartError> {
+        let spawner = Spawner::logger(logger)?;
+        spawner.check()?;
+        let null = crate::sys::dev_null().map_err(|error| StartError::system("cannot open /dev/null", error))?;
+        Ok(LoggerStarter { spawner, null })
+    }
+
+    /// Starts the program with `input` as its standard input and the daemon's environment.
+    pub fn start(&self, input: BorrowedFd<'_>, base: &Base) -> nix::Result<Pid> {
+        self.spawner.spawn_logger(input, self.null.as_fd(), &Delta::default().envp(base))
+    }
+}
