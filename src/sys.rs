@@ -192,6 +192,15 @@ pub fn service_port(name: &str) -> Option<u16> {
     Some(u16::from_be(port as u16)).filter(|&port| port != 0)
 }
 
+/// Gives memory that was freed back to the system, where the C library can be told to.
+pub fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: malloc_trim has no precondition; it looks at what malloc itself keeps free, no more.
+        unsafe { libc::malloc_trim(0) };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::process::Command;

@@ -1,0 +1,144 @@
+//! One c-ares channel: how it is set up, what goes in, what comes out.
+//!
+//! A channel is never set up anew: c-ares would start a thread for it. It is replaced, and the old
+//! one is kept until its last query has ended. Replies are read inside c-ares' callback and left in
+//! a basket; the callback does nothing else, for it may run inside any call into the channel, the
+//! one that starts the query included.
+
+#![forbid(unsafe_code)]
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use c_ares::{DnsCls, DnsFlags, DnsOpcode, DnsRcode, DnsRecord, DnsRecordType, FdEvents, Flags, Options, ProcessFlags};
+
+use super::reply::{self, Failure, Outcome};
+use super::sockets::Sockets;
+use super::table::Place;
+
+/// First time-out of a query while nothing is known of the server's speed; then c-ares adapts it,
+/// down to a quarter of a second. Short enough that a dead first server costs little.
+const FIRST_TIMEOUT: Duration = Duration::from_secs(2);
+/// No single try takes longer than this.
+const MAX_TIMEOUT: Duration = Duration::from_secs(5);
+/// Tries with each server. With fewer, and a server known as fast, a lookup that takes its seconds
+/// would be given up; how long a connection waits is decided elsewhere.
+const TRIES: u32 = 6;
+/// Queries in the life of one UDP socket: after that, another source port, which makes forged
+/// replies harder; and no socket is sent more replies at a time than its buffer holds.
+const QUERIES_PER_SOCKET: u32 = 250;
+
+/// The end of one query.
+#[derive(Debug)]
+pub struct Reply {
+    /// Where the question was when the query started, and which query of it this is.
+    pub place: Place,
+    pub generation: u32,
+    pub outcome: Outcome,
+}
+
+/// Where callbacks leave replies. There is one thread, so the lock is never contended; c-ares'
+/// signatures ask for it.
+#[derive(Clone, Default)]
+pub struct Basket(Arc<Mutex<Vec<Reply>>>);
+
+impl Basket {
+    pub fn put(&self, reply: Reply) {
+        self.0.lock().expect("no thread has panicked with the lock: there is one thread").push(reply);
+    }
+
+    /// All replies, in order of arrival.
+    pub fn take(&self) -> Vec<Reply> {
+        std::mem::take(&mut *self.0.lock().expect("no thread has panicked with the lock: there is one thread"))
+    }
+}
+
+pub struct Channel {
+    ares: c_ares::Channel,
+    basket: Basket,
+}
+
+impl Channel {
+    /// A channel that asks `nameservers`; if there are none, those of the file `resolv_conf`, and if
+    /// that names none either, the one on this host, as the C library does.
+    pub fn open(
+        nameservers: &[SocketAddr],
+        resolv_conf: &str,
+        sockets: &Arc<Sockets>,
+        basket: Basket,
+    ) -> Result<Channel, c_ares::Error> {
+        let mut options = Options::new();
+        let sockets = sockets.clone();
+        options
+            // No EDNS: it costs memory and time with every query, and long TXT records come by TCP.
+            .set_flags(Flags::NOSEARCH | Flags::NOALIASES)
+            // These are ours to decide: neither RES_OPTIONS nor the `options` of resolv.conf change
+            // them. `rotate` and `use-vc` there say how the servers want to be used, and count.
+            .set_timeout(FIRST_TIMEOUT)
+            .set_max_timeout(MAX_TIMEOUT)
+            .set_tries(TRIES)
+            .set_udp_max_queries(Some(QUERIES_PER_SOCKET))
+            // c-ares' own cache knows no bound.
+            .set_query_cache_max_ttl(0)
+            .set_socket_state_callback(move |fd, readable, writable| sockets.want(fd, readable, writable))
+            // With servers given, the file has no say at all.
+            .set_resolvconf_path(if nameservers.is_empty() { resolv_conf } else { "/dev/null" })?;
+        let mut ares = c_ares::Channel::with_options(options)?;
+        if !nameservers.is_empty() {
+            // A SocketAddr prints as c-ares reads it: IP:PORT, and [IP]:PORT for IPv6.
+            ares.set_servers(nameservers.iter().map(SocketAddr::to_string))?;
+        }
+        Ok(Channel { ares, basket })
+    }
+
+    /// Starts a query. Its end is always a [`Reply`], perhaps before this returns.
+    pub fn send(&mut self, name: &str, kind: DnsRecordType, place: Place, generation: u32) {
+        let basket = self.basket.clone();
+        // The whole reply is asked for: the usual calls withhold it when there are no records, and
+        // with it how long that holds.
+        match query(name, kind) {
+            Ok(query) => {
+                // Whatever happens, c-ares calls back, so the result says nothing more.
+                let _ = self.ares.send_dnsrec(&query, move |reply| {
+                    let outcome = match reply {
+                        Ok(reply) => reply::read(reply),
+                        Err(error) => Outcome::Failed(error.into()),
+                    };
+                    basket.put(Reply { place, generation, outcome });
+                });
+            }
+            Err(error) => {
+                basket.put(Reply { place, generation, outcome: Outcome::Failed(Failure::from(error)) });
+            }
+        }
+    }
+
+    /// Reads and writes what is ready, and deals with time-outs. Descriptors of other channels among
+    /// the events are skipped.
+    pub fn process(&mut self, events: &[FdEvents]) {
+        // It fails for lack of memory alone; the queries concerned then end by time-out.
+        let _ = self.ares.process_fds(events, ProcessFlags::empty());
+    }
+
+    /// Until [`Channel::process`] has to be called, though nothing may be ready.
+    pub fn timeout(&self) -> Option<Duration> {
+        self.ares.timeout(None)
+    }
+
+    /// True once every query has ended.
+    pub fn is_idle(&self) -> bool {
+        self.ares.queue_active_queries() == 0
+    }
+
+    /// The servers asked, for messages.
+    pub fn servers(&self) -> Vec<String> {
+        self.ares.servers()
+    }
+}
+
+fn query(name: &str, kind: DnsRecordType) -> Result<DnsRecord, c_ares::Error> {
+    let mut query = DnsRecord::new(0, DnsFlags::RD, DnsOpcode::Query, DnsRcode::NoError)?;
+    query.query_add(name, kind, DnsCls::IN)?;
+    Ok(query)
+}

@@ -1,0 +1,2 @@
+#[path = "../../tests/common/dns.rs"]
+pub mod dns;
