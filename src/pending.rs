@@ -37,7 +37,10 @@ pub struct Pending {
 pub enum Stage {
     Lookups(Box<Lookups>),
     /// The verdict fell at `decided`: serve, with this environment, once there is a slot.
-    WaitsForSlot { env: Delta, decided: Instant },
+    WaitsForSlot {
+        env: Delta,
+        decided: Instant,
+    },
 }
 
 /// The lookups under way for one connection.

@@ -51,6 +51,12 @@ pub fn resolve(user: Option<&str>, group: Option<&str>) -> Result<Identity, Star
 }
 
 impl Identity {
+    /// The ids that a process with this identity has, for a helper that is to have no more: none if
+    /// nothing is changed.
+    pub fn ids(&self) -> Option<(Uid, Gid)> {
+        self.user.map(|user| (user, self.group.unwrap_or_else(nix::unistd::getegid)))
+    }
+
     /// True for a user that keeps root's group, which an unknown number without `-group` does.
     pub fn keeps_root_group(&self) -> bool {
         self.user.is_some_and(|user| !user.is_root()) && self.group.is_none() && getegid().as_raw() == 0

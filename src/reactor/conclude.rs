@@ -57,8 +57,9 @@ impl Reactor {
 
     /// Starts the handler. The daemon's own descriptor of the connection is closed either way.
     pub(super) fn serve(&mut self, pending: Pending, now: Instant) {
-        let Pending { stream, ends, share, slot: Some(slot), since, stage: Stage::WaitsForSlot { env, decided }, .. } =
-            pending
+        let Pending {
+            stream, ends, share, slot: Some(slot), since, stage: Stage::WaitsForSlot { env, decided }, ..
+        } = pending
         else {
             return;
         };
@@ -79,7 +80,9 @@ impl Reactor {
             pid,
         });
         match started {
-            Ok(pid) => self.children.started(pid, Handler { peer: ends.peer, since: now, places: Places { share, slot } }),
+            Ok(pid) => {
+                self.children.started(pid, Handler { peer: ends.peer, since: now, places: Places { share, slot } })
+            }
             Err(errno) => {
                 log::handler_not_started(&self.config.handler.program, &errno.into());
                 // A full process table or no memory: those who are not accepted yet may fare better.

@@ -15,7 +15,7 @@ use crate::log::{self, Kind};
 use crate::policy::question::{Answer, HostName, Question};
 use crate::reactor::token::Source;
 use crate::resolver::nss::NssResolver;
-use crate::resolver::{self, Failure, Resolver, Settings, SocketId, Waiter};
+use crate::resolver::{self, Failure, Resolver, Settings};
 use crate::table::Key;
 
 /// Something that connections waited for.
@@ -30,17 +30,12 @@ pub(super) struct Lookup {
     nss: Option<NssResolver>,
 }
 
-fn socket_token(id: SocketId) -> Token {
-    let key = Key { index: u32::from(id.index), generation: u32::from(id.generation) };
+fn socket_token(key: Key) -> Token {
     Source::Resolver(key).token()
 }
 
 fn helper_token(index: usize) -> Token {
     Source::Helper(index as u32).token()
-}
-
-fn waiter(key: Key) -> Waiter {
-    Waiter(key.to_bits())
 }
 
 impl Lookup {
@@ -66,14 +61,14 @@ impl Lookup {
 
     pub fn ask(&mut self, question: &Question, key: Key, now: Instant) -> Option<Answer> {
         match &mut self.dns {
-            Some(dns) => dns.ask(question, waiter(key), now),
+            Some(dns) => dns.ask(question, key, now),
             None => Some(Answer::Failed),
         }
     }
 
     pub fn forget(&mut self, question: &Question, key: Key) {
         if let Some(dns) = &mut self.dns {
-            dns.forget(question, waiter(key));
+            dns.forget(question, key);
         }
     }
 
@@ -93,7 +88,7 @@ impl Lookup {
     /// A socket of the DNS client has an event.
     pub fn dns_ready(&mut self, key: Key, event: &Event) {
         if let Some(dns) = &mut self.dns {
-            dns.ready(SocketId { index: key.index as u16, generation: key.generation as u16 }, event);
+            dns.ready(key, event.is_readable(), event.is_writable());
         }
     }
 
@@ -122,7 +117,7 @@ impl Lookup {
     pub fn next_finished(&mut self, now: Instant) -> Option<Finished> {
         if let Some(found) = self.dns.as_mut().and_then(|dns| dns.next_finished(now)) {
             report_failure(&found);
-            let keys = found.waiters.as_slice().iter().map(|waiter| Key::from_bits(waiter.0)).collect();
+            let keys = found.waiters.as_slice().to_vec();
             return Some(Finished::Answer(found.question, found.answer, keys));
         }
         let found = self.nss.as_mut()?.next_resolved()?;

@@ -37,8 +37,8 @@ use crate::log;
 use crate::pending::Pending;
 use crate::policy::env::Base;
 use crate::policy::limits::Occupancy;
-use crate::signal::Signals;
 use crate::resolver::nss::NssResolver;
+use crate::signal::Signals;
 use crate::spawn::Spawner;
 use crate::startup::LoggerStarter;
 use crate::stderr::Stderr;
@@ -147,7 +147,8 @@ impl Reactor {
         let mut events = Events::with_capacity(EVENTS);
         self.open_or_close_the_door();
         while !self.terminate {
-            if let Err(error) = self.poll.poll(&mut events, self.timeout()) {
+            let timeout = self.timeout();
+            if let Err(error) = self.poll.poll(&mut events, timeout) {
                 // EINTR: a signal that is not ours to act on, such as SIGCONT.
                 if error.kind() != io::ErrorKind::Interrupted {
                     log::limited(log::Kind::Loop, crate::config::Level::Alert, format_args!("epoll_wait: {error}"));
@@ -173,10 +174,14 @@ impl Reactor {
         }
         let now = Instant::now();
         let until = |at: Instant| at.saturating_duration_since(now);
-        [self.timers.timeout(now), self.stderr.logger().and_then(|logger| logger.deadline()).map(until), self.lookup.timeout(now)]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.timers.timeout(now),
+            self.stderr.logger().and_then(|logger| logger.deadline()).map(until),
+            self.lookup.timeout(now),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     fn dispatch(&mut self, event: &Event, now: Instant) {

@@ -254,7 +254,8 @@ mod tests {
     fn loops_and_long_chains_end() {
         let own = Message::new().record(Record::cname("h.example"));
         assert_eq!(reply("h.example", A, own), Outcome::Failed(Failure::Nonsense));
-        let pair = Message::new().record(Record::cname("b.example")).record(Record::cname("h.example").owner("b.example"));
+        let pair =
+            Message::new().record(Record::cname("b.example")).record(Record::cname("h.example").owner("b.example"));
         assert_eq!(reply("h.example", A, pair), Outcome::Failed(Failure::Nonsense));
         let chain = |length: usize| {
             let mut message = Message::new();
@@ -293,9 +294,13 @@ mod tests {
         assert_eq!(reply("h.example", A, contradiction), Outcome::Absent(10));
         let alias = Message::new().rcode(3).record(Record::cname("gone.example").ttl(20)).authority(Record::soa(600));
         assert_eq!(reply("h.example", A, alias), Outcome::Absent(20));
-        for (rcode, failure) in
-            [(1, Failure::OtherCode), (2, Failure::ServFail), (4, Failure::OtherCode), (5, Failure::Refused), (9, Failure::OtherCode)]
-        {
+        for (rcode, failure) in [
+            (1, Failure::OtherCode),
+            (2, Failure::ServFail),
+            (4, Failure::OtherCode),
+            (5, Failure::Refused),
+            (9, Failure::OtherCode),
+        ] {
             let message = Message::new().rcode(rcode).record(Record::a("192.0.2.1"));
             assert_eq!(reply("h.example", A, message), Outcome::Failed(failure), "{rcode}");
         }
@@ -306,7 +311,15 @@ mod tests {
     #[test]
     fn names_that_no_host_can_have_become_empty() {
         let mut message = Message::new();
-        for target in [&b"a b.example"[..], b"x\nTCPREMOTEHOST=y.example", b"*.example", b"", b"\0.example", b"`id`.example", b"ok.example"] {
+        for target in [
+            &b"a b.example"[..],
+            b"x\nTCPREMOTEHOST=y.example",
+            b"*.example",
+            b"",
+            b"\0.example",
+            b"`id`.example",
+            b"ok.example",
+        ] {
             message = message.record(Record::ptr_bytes(target));
         }
         assert_eq!(

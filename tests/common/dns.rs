@@ -142,7 +142,14 @@ impl Default for Message {
 impl Message {
     /// NOERROR without records.
     pub fn new() -> Self {
-        Message { rcode: 0, flags: 0, answers: Vec::new(), authority: Vec::new(), delay: Duration::ZERO, fault: Fault::None }
+        Message {
+            rcode: 0,
+            flags: 0,
+            answers: Vec::new(),
+            authority: Vec::new(),
+            delay: Duration::ZERO,
+            fault: Fault::None,
+        }
     }
 
     pub fn rcode(mut self, rcode: u8) -> Self {
@@ -432,7 +439,8 @@ fn serve_tcp(listener: &TcpListener, script: &Arc<Mutex<Script>>, stop: &Arc<Ato
         }
         let script = script.clone();
         let stop = stop.clone();
-        clients.push(thread::spawn(move || while !stop.load(Ordering::SeqCst) && answer_tcp(&client, &script).is_ok() {}));
+        clients
+            .push(thread::spawn(move || while !stop.load(Ordering::SeqCst) && answer_tcp(&client, &script).is_ok() {}));
     }
     for client in clients {
         let _ = client.join();
