@@ -34,12 +34,15 @@ pub const TABLE: &[Scenario] = &[
         access: Some("::ffff:127.0.0.2\tdeny\n:0000:0000:0000:0000:0000:ffff:7f00:0002\tdeny\n"), theirs: &["served"],
         ..PLAIN },
     Scenario { name: "keys: IPv6, eight words", arguments: BOTH,
-        access: Some(":2001:0db8:0001:0002:0003:0004:0005:0006\tallow,K=8\n\ :2001:0db8:0001:0002:0003:0004:0005\tallow,K=7\n:2001\tallow,K=1\n"),
+        access: Some(":2001:0db8:0001:0002:0003:0004:0005:0006\tallow,K=8\n\
+            :2001:0db8:0001:0002:0003:0004:0005\tallow,K=7\n:2001\tallow,K=1\n"),
         events: &[SIX, six("2001:db8:1:2:3:4:5:7"), six("2001:db8::7")],
         theirs: &["served K=8", "served K=7", "served K=1"], ..PLAIN },
     Scenario { name: "keys: IPv6, middle words", arguments: BOTH,
-        access: Some(":2001:0db8:0001:0002:0003:0004\tallow,K=6\n:2001:0db8:0001:0002:0003\tallow,K=5\n\ :2001:0db8:0001:0002\tallow,K=4\n:2001:0db8:0001\tallow,K=3\n:2001:0db8\tallow,K=2\n*\tallow,K=0\n"),
-        events: &[SIX, six("2001:db8:1:2:3:5::"), six("2001:db8:1:2:4::"), six("2001:db8:1:3::"), six("2001:db8:2::"), between("::1", "[::1]:25")],
+        access: Some(":2001:0db8:0001:0002:0003:0004\tallow,K=6\n:2001:0db8:0001:0002:0003\tallow,K=5\n\
+            :2001:0db8:0001:0002\tallow,K=4\n:2001:0db8:0001\tallow,K=3\n:2001:0db8\tallow,K=2\n*\tallow,K=0\n"),
+        events: &[SIX, six("2001:db8:1:2:3:5::"), six("2001:db8:1:2:4::"), six("2001:db8:1:3::"), six("2001:db8:2::"),
+            between("::1", "[::1]:25")],
         theirs: &["served K=6", "served K=5", "served K=4", "served K=3", "served K=2", "served K=0"], ..PLAIN },
     Scenario { name: "keys: IPv6 as people write it", arguments: BOTH, access: Some("2001:db8:1:2:3:4:5:6\tdeny\n"),
         events: &[SIX], theirs: &["served"], ..PLAIN },
@@ -132,10 +135,12 @@ pub const TABLE: &[Scenario] = &[
         environment: &[("BLOCK", "everybody")], theirs: &["closed", DROPPED], ..PLAIN },
     // The local address.
     Scenario { name: "local: address and port", options: LOCAL,
-        access: Some("127.0.0.9.25\tallow,L=port\n127.0.0.9\tallow,L=address\n*.25\tallow,L=star\n\ 127.0.0.2\tallow,R=1\n*\tallow,L=any\n"),
+        access: Some("127.0.0.9.25\tallow,L=port\n127.0.0.9\tallow,L=address\n*.25\tallow,L=star\n\
+            127.0.0.2\tallow,R=1\n*\tallow,L=any\n"),
         theirs: &["served L=port R=1"], ..PLAIN },
     Scenario { name: "local: address", options: LOCAL,
-        access: Some("127.0.0.9.26\tallow,L=port\n127.0.0.9\tallow,L=address\n127.0.0\tallow,L=three\n\ *.25\tallow,L=star\n"),
+        access: Some("127.0.0.9.26\tallow,L=port\n127.0.0.9\tallow,L=address\n127.0.0\tallow,L=three\n\
+            *.25\tallow,L=star\n"),
         events: &[from("192.0.2.1")], theirs: &["served L=address"], ..PLAIN },
     Scenario { name: "local: prefixes", options: LOCAL, access: Some("127.0.0\tallow,L=three\n*.25\tallow,L=star\n"),
         events: &[from("192.0.2.1")], theirs: &["served L=three"], ..PLAIN },
@@ -174,6 +179,7 @@ pub const TABLE: &[Scenario] = &[
         theirs: &["served L=three"], ..PLAIN },
     // Reload.
     Scenario { name: "reload", access: Some("127.0.0.2\tdeny\n"),
-        events: &[from("127.0.0.2"), from("127.0.0.3"), Event::Reload("127.0.0.3\tdeny\n"), from("127.0.0.2"), from("127.0.0.3")],
+        events: &[from("127.0.0.2"), from("127.0.0.3"), Event::Reload("127.0.0.3\tdeny\n"), from("127.0.0.2"),
+            from("127.0.0.3")],
         theirs: &["closed", "served", "served", "closed"], ..PLAIN },
 ];
