@@ -45,7 +45,7 @@ demo:
 
 check:
 	@scripts/deps check
-	@MAKEFLAGS= CARGO="$(CARGO)" CARGOFLAGS="$(CARGOFLAGS) $(FEATURES)" OUT="$(OUT)" scripts/check
+	@CARGO="$(CARGO)" CARGOFLAGS="$(CARGOFLAGS) $(FEATURES)" OUT="$(OUT)" scripts/check
 
 # Copies what "make" built; builds nothing and asks nothing of this machine.
 install:
