@@ -79,7 +79,7 @@ pub struct Limits {
     pub max_per_ip: u32,
     /// `-maxperc`; none: no limit beyond `max_procs`.
     pub max_per_block: Option<u32>,
-    /// Slots in use from which on a warning is logged; 0: no warning.
+    /// Slots in use from which on a warning is logged.
     pub warn_at: u32,
     /// `-maxpending`; 0: lookups take a slot.
     pub max_pending: u32,

@@ -25,10 +25,19 @@ use nix::unistd::{AccessFlags, Pid, faccessat};
 
 use crate::config::{Handler, LoggerProgram};
 use crate::error::StartError;
+use crate::sys;
 
 /// The signals that the daemon catches or ignores; a child has their default actions. Others that
 /// were ignored when the daemon started stay ignored: the daemon does not touch them.
-const RESET: [Signal; 5] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM, Signal::SIGCHLD, Signal::SIGPIPE];
+const RESET: [Signal; 7] = [
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGTERM,
+    Signal::SIGCHLD,
+    sys::IGNORED[0],
+    sys::IGNORED[1],
+    sys::IGNORED[2],
+];
 
 /// The standard error of a handler.
 #[derive(Debug, Clone, Copy)]
@@ -147,7 +156,6 @@ mod tests {
     use nix::sys::wait::{WaitStatus, waitpid};
 
     use super::*;
-    use crate::sys;
 
     fn shell(script: &str) -> Spawner {
         let args = ["-c", script, "zero", "one"].map(OsString::from).to_vec();

@@ -87,6 +87,10 @@ pub fn default_action(number: Signal) -> Result<(), Errno> {
     unsafe { signal::signal(number, SigHandler::SigDfl) }.map(drop)
 }
 
+/// The signals that the daemon ignores, because each would end or stop it for what a write meets: a
+/// reader that is gone, a file as large as `ulimit -f` allows, a terminal under `stty tostop`.
+pub const IGNORED: [Signal; 3] = [Signal::SIGPIPE, Signal::SIGXFSZ, Signal::SIGTTOU];
+
 /// Ignores a signal.
 pub fn ignore(number: Signal) -> Result<(), Errno> {
     // SAFETY: SIG_IGN installs no handler of ours.

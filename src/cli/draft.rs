@@ -206,7 +206,7 @@ impl Draft {
     }
 }
 
-/// A tenth, and one more slot, are the reserve; 0, which one slot leads to, is no warning at all.
+/// A tenth, and one more slot, are the reserve.
 fn default_warning_level(max_procs: u32) -> u32 {
     max_procs - (max_procs / 10 + 1)
 }

@@ -13,7 +13,7 @@ pub(super) type Services<'a> = dyn Fn(&str) -> Option<u16> + 'a;
 /// Reads LIST. `default` is `-address`, for entries that name no address, or `0`.
 pub(super) fn parse(list: &[u8], default: Option<IpAddr>, services: &Services<'_>) -> Result<Vec<ListenSpec>, String> {
     let line = |why: String| format!("LIST '{}': {why}", shown(list));
-    let entries = text(list).map_err(line)?.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+    let entries = text(list).map_err(line)?.split(',').filter(|entry| !entry.is_empty());
     let specs: Vec<_> =
         entries.map(|entry| parse_entry(entry, default, services).map_err(line)).collect::<Result<_, _>>()?;
     if specs.is_empty() { Err(line("no port in it".to_owned())) } else { Ok(specs) }
@@ -84,7 +84,7 @@ mod tests {
             (ANY, "smtp", &[(ANY, 25)]),
             (ANY, "imap-s,587", &[(ANY, 993), (ANY, 587)]),
             (ANY, ",25,,587,", &[(ANY, 25), (ANY, 587)]),
-            (ANY, "25, 587", &[(ANY, 25), (ANY, 587)]),
+            (ANY, "25,587", &[(ANY, 25), (ANY, 587)]),
             (ANY, "127.0.0.1.25", &[("127.0.0.1", 25)]),
             (ANY, "127.0.0.1.smtp", &[("127.0.0.1", 25)]),
             (ANY, "127.0.0.1:25", &[("127.0.0.1", 25)]),
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn entries_are_kept_as_written() {
-        let specs = parse(b"smtp, [::1]:25", None, &services).unwrap();
+        let specs = parse(b"smtp,[::1]:25", None, &services).unwrap();
         assert_eq!(specs.iter().map(|spec| spec.text.as_str()).collect::<Vec<_>>(), ["smtp", "[::1]:25"]);
     }
 

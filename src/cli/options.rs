@@ -18,8 +18,7 @@ pub(super) enum Takes {
     Nothing,
     /// `=` and a value, shown as this placeholder.
     Value(&'static str),
-    /// The same, but with nothing behind `=` it is as if not given: start scripts write
-    /// `-address=$ADDRESS`.
+    /// The same, and nothing behind `=` is a value too.
     ValueOrEmpty(&'static str),
     /// A value or nothing; an empty one is as none.
     Optional(&'static str),
@@ -93,7 +92,7 @@ const fn row(name: &'static str, takes: Takes, group: Group, help: &'static str,
 /// All options, those of a group next to each other, in the order of the help.
 #[rustfmt::skip]
 pub(super) const OPTIONS: &[OptionRow] = &[
-    row("address", ValueOrEmpty("IP"), Group::Service,
+    row("address", Value("IP"), Group::Service,
         "address of the entries of LIST that name none, or 0",
         Set(|draft, value| { draft.address = values::listen_address(value)?; Ok(()) })),
     row("listen", Value("N"), Group::Service,
@@ -132,7 +131,7 @@ pub(super) const OPTIONS: &[OptionRow] = &[
         })),
     row("denymsg", ValueOrEmpty("TEXT"), Group::Access,
         "line for clients refused by the access file or by -drop",
-        Set(|draft, value| { draft.deny_message = (!value.is_empty()).then(|| value.to_vec()); Ok(()) })),
+        Set(|draft, value| { draft.deny_message = Some(value.to_vec()); Ok(()) })),
 
     row("block", Value("ZONE[=DISPLAY][,VAR][/A.B.C.D][,MESSAGE]"), Group::Lists,
         "set VAR, default BLOCK, to MESSAGE for clients that this DNS list has; MESSAGE * is its TXT record",

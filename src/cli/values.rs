@@ -59,14 +59,14 @@ pub(super) fn warning_level(bytes: &[u8]) -> Result<Option<u32>, String> {
         [b'-', rest @ ..] if digits(rest).is_some() => Ok(None),
         _ => {
             let n = digits(bytes).ok_or("not a number")?;
-            Ok(u32::try_from(n).ok().filter(|&n| n > 0))
+            Ok(u32::try_from(n).ok())
         }
     }
 }
 
-/// An address to listen on; `0` and nothing stand for every address.
+/// An address to listen on; `0` stands for every address.
 pub(super) fn listen_address(bytes: &[u8]) -> Result<Option<IpAddr>, String> {
-    if bytes.is_empty() || bytes == b"0" {
+    if bytes == b"0" {
         return Ok(None);
     }
     text(bytes)?.parse().map(|ip| Some(addr::fold(ip))).map_err(|_| "not an IP address".to_owned())

@@ -58,7 +58,9 @@ pub fn sanitize() -> Result<Inherited, StartError> {
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(failed)?;
     sys::default_action(Signal::SIGCHLD).map_err(failed)?;
-    sys::ignore(Signal::SIGPIPE).map_err(failed)?;
+    for signal in sys::IGNORED {
+        sys::ignore(signal).map_err(failed)?;
+    }
     Ok(Inherited { descriptors })
 }
 

@@ -50,13 +50,13 @@ impl Reason {
     }
 }
 
-/// The connections that one address may have: MAXCPERIP where it is set to a positive number, else `-maxperip`.
+/// The connections that one address may have: MAXCPERIP where it begins with a positive number, else `-maxperip`.
+/// As in the original, what follows the number is not looked at: records have been written that way.
 pub fn max_per_ip(configured: u32, env: &Delta, base: &Base) -> u32 {
-    env.effective(b"MAXCPERIP", base)
-        .and_then(|value| std::str::from_utf8(value).ok())
-        .and_then(|value| value.trim().parse().ok())
-        .filter(|&n| n > 0)
-        .unwrap_or(configured)
+    let value = env.effective(b"MAXCPERIP", base).unwrap_or_default().trim_ascii_start();
+    let digits = value.iter().take_while(|b| b.is_ascii_digit());
+    let number = digits.fold(0u32, |n, digit| n.saturating_mul(10).saturating_add(u32::from(digit - b'0')));
+    if number > 0 { number } else { configured }
 }
 
 #[cfg(test)]
@@ -72,6 +72,8 @@ mod tests {
             (None, Some("0"), 4),
             (None, Some("-3"), 4),
             (None, Some("many"), 4),
+            (None, Some(" 7 of them"), 7),
+            (None, Some("99999999999"), u32::MAX),
             (None, Some(""), 4),
         ] {
             let base = Base::new(inherited.map(|v| ("MAXCPERIP", v)));

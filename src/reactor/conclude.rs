@@ -49,7 +49,7 @@ impl Reactor {
         let limits = &self.config.limits;
         if used == limits.max_procs {
             log::all_slots_in_use(used);
-        } else if limits.warn_at > 0 && used >= limits.warn_at {
+        } else if used >= limits.warn_at {
             log::many_slots_in_use(used);
         }
         Some(slot)
