@@ -261,9 +261,10 @@ mod tests {
     use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
 
-    use nix::fcntl::FdFlag;
+    use nix::fcntl::{FdFlag, OFlag};
     use nix::sys::signal::SigmaskHow;
     use nix::sys::wait::{WaitStatus, waitpid};
+    use nix::unistd::pipe2;
 
     use super::*;
     use crate::sys;
@@ -373,7 +374,7 @@ mod tests {
 
     #[test]
     fn the_logger_leads_its_own_group_and_reads_the_pipe() {
-        let (read, write) = std::io::pipe().unwrap();
+        let (read, write) = pipe2(OFlag::O_CLOEXEC).unwrap();
         let null = sys::dev_null().unwrap();
         // The one argument is the file that the group is written to.
         let directory = std::env::temp_dir().join(format!("spawn-{}", std::process::id()));
@@ -385,7 +386,7 @@ mod tests {
         let logger = LoggerProgram { program: program.into(), name: result.clone().into() };
         let path = CString::new("PATH=/usr/bin:/bin").unwrap();
         let pid = Spawner::logger(&logger).unwrap().spawn_logger(read.as_fd(), null.as_fd(), &[&path]).unwrap();
-        (&write).write_all(b"hello\n").unwrap();
+        fs::File::from(write).write_all(b"hello\n").unwrap();
         assert_eq!(waitpid(pid, None).unwrap(), WaitStatus::Exited(pid, 0));
         let text = fs::read_to_string(&result).unwrap();
         assert_eq!(text.split_whitespace().collect::<Vec<_>>(), ["hello", &pid.to_string(), &pid.to_string()]);

@@ -222,15 +222,13 @@ fn background_error(text: String) -> StartError {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::OwnedFd;
-
     use super::*;
 
     fn told(speak: impl FnOnce(Readiness)) -> (i32, String) {
-        let (read, write) = io::pipe().unwrap();
-        speak(Readiness { caller: Some(File::from(OwnedFd::from(write))) });
+        let (read, write) = pipe2(OFlag::O_CLOEXEC).unwrap();
+        speak(Readiness { caller: Some(File::from(write)) });
         let mut said = Vec::new();
-        let status = await_daemon(read, None, &mut said);
+        let status = await_daemon(File::from(read), None, &mut said);
         (status, String::from_utf8(said).unwrap())
     }
 
