@@ -67,10 +67,12 @@ fn descriptor_limit() -> RawFd {
     limit.min(DESCRIPTOR_SEARCH_LIMIT)
 }
 
-/// Closes a descriptor that this process was started with and that no value here owns.
-pub fn close_foreign(number: RawFd) {
-    // SAFETY: the caller got the number from `open_descriptors` before anything of ours was
-    // opened, so no OwnedFd has it.
+/// Closes a descriptor that this process was started with.
+///
+/// # Safety
+/// Nothing in this process owns the number.
+pub unsafe fn close_foreign(number: RawFd) {
+    // SAFETY: as the caller promises.
     drop(unsafe { OwnedFd::from_raw_fd(number) });
 }
 
