@@ -15,6 +15,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::wait::WaitStatus;
+use nix::unistd::Pid;
 
 use super::{Escaped, Kind, Value, enabled, info, limited, limited_by, with};
 use crate::addr::{Printed, fold, fold_socket};
@@ -107,6 +108,26 @@ pub fn list_trouble(index: usize, display: &str, trouble: Trouble) {
             format_args!("list {display}: answer {address} is no listing; taken as not listed"),
         ),
     }
+}
+
+/// A helper process of `-resolver=nss` ended by itself. Another takes its place.
+pub fn helper_ended(pid: Pid) {
+    limited(Kind::Helper, Level::Warning, format_args!("host name helper {pid} ended; replacing it"));
+}
+
+/// A helper process of `-resolver=nss` found no end with `ip`. Another takes its place.
+pub fn helper_hung(ip: IpAddr, timeout: Duration) {
+    let text = format_args!(
+        "host name helper has not found the name of {} in {} s; replacing it",
+        printed(ip),
+        timeout.as_secs()
+    );
+    limited(Kind::Helper, Level::Warning, text);
+}
+
+/// There is no process for a helper of `-resolver=nss` right now.
+pub fn helper_not_started(error: &io::Error) {
+    limited(Kind::Helper, Level::Err, format_args!("cannot start a host name helper: {}", errno_text(error)));
 }
 
 /// What became of a connection.

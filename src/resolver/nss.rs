@@ -24,6 +24,7 @@ use nix::unistd::{Gid, Pid, Uid};
 
 use super::cache::Cache;
 use super::nss_helper::{self, Helper, Lookup, Request};
+use crate::log;
 use crate::policy::question::{HostName, Question};
 
 /// How long an answer is kept: the switch tells no time to live, and the hosts file may change.
@@ -93,6 +94,17 @@ enum State {
     Down {
         until: Instant,
     },
+}
+
+/// Why a helper is let go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It has not answered in time.
+    Hung,
+    /// It closed its socket or talks nonsense; it may live on.
+    Broken,
+    /// It has ended and was reaped: its number may be another process by now.
+    Reaped,
 }
 
 /// A question that has ended.
@@ -191,7 +203,7 @@ impl NssResolver {
     /// Helper `index` may have something to say.
     pub fn ready(&mut self, index: usize, now: Instant) {
         if self.receive(index, now).is_err() {
-            self.end(index, true, now);
+            self.end(index, Fate::Broken, now);
         }
         self.dispatch(now);
     }
@@ -209,11 +221,7 @@ impl NssResolver {
     pub fn expire(&mut self, now: Instant) {
         for index in 0..self.slots.len() {
             match self.slots[index].state {
-                State::Busy { until, .. } if until <= now => {
-                    // Hanging is the fault of those it asks: its successor is as good as any.
-                    self.slots[index].failures = 0;
-                    self.end(index, true, now);
-                }
+                State::Busy { until, .. } if until <= now => self.end(index, Fate::Hung, now),
                 State::Down { until } if until <= now => self.start(index, now),
                 _ => {}
             }
@@ -227,7 +235,7 @@ impl NssResolver {
         if self.slots[index].helper().is_some() {
             // What it had said before it ended counts.
             let _ = self.receive(index, now);
-            self.end(index, false, now);
+            self.end(index, Fate::Reaped, now);
         }
         let slot = &mut self.slots[index];
         slot.state = State::Down { until: slot.started + pause(slot.failures) };
@@ -267,7 +275,7 @@ impl NssResolver {
                     slot.make_busy(request, now + self.timeout);
                 }
                 // The question was not asked, so it is the next helper's.
-                _ => self.end(index, true, now),
+                _ => self.end(index, Fate::Broken, now),
             }
         }
     }
@@ -295,9 +303,8 @@ impl NssResolver {
         Err(Errno::EPROTO)
     }
 
-    /// Lets go of helper `index`. `alive`: it has not been reaped, so that its number is still its
-    /// own, and it may have to be killed.
-    fn end(&mut self, index: usize, alive: bool, now: Instant) {
+    /// Lets go of helper `index`, if there is one. What it was asked has failed.
+    fn end(&mut self, index: usize, fate: Fate, now: Instant) {
         let slot = &mut self.slots[index];
         let (helper, asked) = match std::mem::replace(&mut slot.state, State::Down { until: now }) {
             State::Idle(helper) => (helper, None),
@@ -308,13 +315,20 @@ impl NssResolver {
             }
         };
         slot.state = State::Ending(helper.pid);
-        slot.failures = slot.failures.saturating_add(1);
+        match (fate, asked) {
+            // The fault of those that it asks: its successor is not to wait for that.
+            (Fate::Hung, Some(ip)) => log::helper_hung(ip, self.timeout),
+            _ => {
+                slot.failures = slot.failures.saturating_add(1);
+                log::helper_ended(helper.pid);
+            }
+        }
         if let Some((registry, _)) = &self.poll {
             // It fails only for what is not registered, which is what is wanted.
             let _ = registry.deregister(&mut SourceFd(&helper.socket.as_raw_fd()));
         }
-        if alive {
-            // It fails only if it has ended already: our user is its own.
+        if fate != Fate::Reaped {
+            // It fails only if it has ended already: its user is ours.
             let _ = kill(helper.pid, Signal::SIGKILL);
         }
         if let Some(ip) = asked {
@@ -335,10 +349,11 @@ impl NssResolver {
                 };
                 slot.state = State::Idle(helper);
                 if registered.is_err() {
-                    self.end(index, true, now);
+                    self.end(index, Fate::Broken, now);
                 }
             }
-            Err(_) => {
+            Err(error) => {
+                log::helper_not_started(&error);
                 slot.failures = slot.failures.saturating_add(1);
                 slot.state = State::Down { until: now + pause(slot.failures) };
                 self.give_up_if_hopeless(now);

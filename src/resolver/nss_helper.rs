@@ -27,6 +27,7 @@ use nix::unistd::{self, ForkResult, Gid, Pid, Uid};
 use super::name::{MAX_NAME, is_host_name};
 use crate::addr;
 use crate::policy::question::HostName;
+use crate::sys;
 
 /// Who a helper is when the daemon stays root: the user and the group that own nothing.
 const NOBODY: u32 = 65534;
@@ -196,13 +197,24 @@ fn confine(socket: &OwnedFd, daemon: Pid, identity: Option<(Uid, Gid)>) -> Resul
     if unistd::getppid() == daemon { Ok(()) } else { Err(Errno::ESRCH) }
 }
 
-/// Closes everything from 3 on, the daemon's poll set and sockets among it. The values that own
-/// these descriptors stay behind, but nothing here drops or uses them.
+/// The first descriptor that is none of the three that [`SOCKET`] takes.
+const FIRST_OTHER: RawFd = libc::STDERR_FILENO + 1;
+
+/// Closes everything but the three, the daemon's poll set and sockets among it. The values that
+/// own these descriptors stay behind, but nothing here drops or uses them.
 fn close_others() -> Result<(), Errno> {
-    let first = libc::STDERR_FILENO + 1;
     // SAFETY: three integers; no value that owns one of the descriptors is used after this.
-    let closed = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
-    Errno::result(closed).map(drop)
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, FIRST_OTHER, libc::c_uint::MAX, 0) };
+    // Kernels before 5.9 do not have it, and some sandboxes forbid it.
+    Errno::result(closed).map(drop).or_else(|_| close_one_by_one())
+}
+
+fn close_one_by_one() -> Result<(), Errno> {
+    for number in sys::open_descriptors(FIRST_OTHER) {
+        // SAFETY: as above.
+        Errno::result(unsafe { libc::close(number) })?;
+    }
+    Ok(())
 }
 
 /// A daemon without root may still hold capabilities, for ports below 1024.
@@ -440,6 +452,21 @@ mod tests {
 
         drop(helper.socket);
         assert_eq!(waitpid(helper.pid, None), Ok(WaitStatus::Exited(helper.pid, 0)));
+    }
+
+    /// What replaces close_range where there is none.
+    #[test]
+    fn descriptors_are_closed_one_by_one_as_well() {
+        let _open = sys::dev_null().unwrap();
+        assert_ne!(sys::open_descriptors(FIRST_OTHER), []);
+        // SAFETY: the child ends by _exit.
+        match unsafe { unistd::fork() }.unwrap() {
+            ForkResult::Child => {
+                let closed = close_one_by_one().is_ok();
+                end(if closed && sys::open_descriptors(FIRST_OTHER).is_empty() { 0 } else { 1 })
+            }
+            ForkResult::Parent { child } => assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 0))),
+        }
     }
 
     /// With `-user` the daemon can only end what is its own.

@@ -4,6 +4,7 @@
 //!   ends it and all it started when the test is over.
 //! - [`client`] connects from a chosen address and says how a session ended.
 //! - [`handler`] is the program the daemon runs for a test: the test binary itself, see there.
+//! - [`dns`] is a name server that says what a test tells it to.
 //! - [`procfs`] counts threads, descriptors and children from `/proc`.
 //! - [`namespace`] gives a test a network and an `/etc/resolv.conf` of its own.
 //! - [`access`] makes access files, [`reference`](mod@reference) finds the program we compare with.
@@ -16,6 +17,7 @@
 pub mod access;
 pub mod client;
 pub mod daemon;
+pub mod dns;
 pub mod handler;
 pub mod namespace;
 pub mod procfs;
