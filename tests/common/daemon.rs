@@ -33,7 +33,7 @@ pub struct Builder {
 impl Default for Builder {
     fn default() -> Self {
         Builder {
-            program: Program::Ours,
+            program: Program::under_test(),
             address: fresh_address(),
             options: vec!["-nodnslookup".into(), "-noidentlookup".into()],
             list: None,

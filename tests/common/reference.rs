@@ -14,6 +14,15 @@ pub enum Program {
 }
 
 impl Program {
+    /// Ours; with TCPD_UNDER_TEST=theirs the reference, which shows that a test can fail, and on
+    /// which the tests of what the reference does too pass.
+    pub fn under_test() -> Program {
+        match std::env::var("TCPD_UNDER_TEST") {
+            Ok(name) if name == "theirs" => Program::Theirs,
+            _ => Program::Ours,
+        }
+    }
+
     /// The path of the program; None: the reference is not here.
     pub fn path(self) -> Option<PathBuf> {
         match self {
