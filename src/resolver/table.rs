@@ -83,10 +83,6 @@ impl<V> Table<V> {
         self.length
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.length == 0
-    }
-
     pub fn find(&self, question: &Question) -> Option<Place> {
         if self.buckets.is_empty() {
             return None;
@@ -271,7 +267,7 @@ mod tests {
             assert_eq!(table.get(place), Some(&n));
             table.remove(place);
         }
-        assert!(table.is_empty());
+        assert_eq!(table.len(), 0);
         assert!(table.chunks.is_empty(), "empty chunks are freed");
         table.shrink();
         assert_eq!(table.buckets.capacity(), 0);

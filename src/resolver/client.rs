@@ -1,0 +1,448 @@
+//! The DNS client: asks what is owed to connections, each thing once, and keeps what it learns.
+//!
+//! The reactor owns one [`Resolver`]. It passes on the poll set's events ([`Resolver::ready`]), calls
+//! [`Resolver::turn`] once in each turn of its loop, hands out what has ended
+//! ([`Resolver::next_finished`], until there is nothing more), and waits no longer than
+//! [`Resolver::timeout`]. Connections ask and forget by [`Question`]; whoever asks for what is
+//! already under way shares the query.
+//!
+//! A burst makes nothing grow without bound: so many queries are in flight, the rest waits in a
+//! queue, in order (see `waiting`), and what the burst took is given back after it. No thread is ever
+//! started, nothing here blocks, and no callback of c-ares does more than leave its result.
+
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use c_ares::{DnsRecordType, FdEventFlags, FdEvents};
+use mio::{Registry, Token};
+
+use crate::config::{Lookups, Zone};
+use crate::error::StartError;
+use crate::policy::question::{Answer, Family, ListingKind, Question};
+use crate::sys;
+use crate::table::Key;
+
+use super::cache::Cache;
+use super::channel::{Basket, Channel, Reply};
+use super::name;
+use super::reply::{FAILURE_TTL, Failure, Outcome};
+use super::sockets::Sockets;
+use super::waiting::{Added, Waiters, Waiting, is_before};
+
+/// Queries in flight that somebody waits for. One takes some 1,100 bytes, nearly all of them in
+/// c-ares, so this many take 2.2 MB; a question in the queue takes 64. With answers 50 ms late it
+/// still allows 40,000 a second, more than one processor can ask.
+const MAX_WANTED: usize = 2000;
+/// Queries in flight, those included that nobody waits for any more. They cannot be cancelled, and
+/// while a server is silent they take long to end: they must not keep others from being asked, nor
+/// pile up. c-ares itself hangs at 65,536.
+const MAX_IN_FLIGHT: usize = 2 * MAX_WANTED;
+/// Queries started in one turn, so that a burst neither holds up the loop for long nor has more
+/// replies come in than the sockets' buffers hold before they are read.
+const MAX_STARTED: usize = 256;
+/// A peak of at least this many questions is worth giving its memory back.
+const PEAK: usize = 256;
+/// After a peak, memory is given back no more often than this: it costs up to milliseconds.
+const SETTLE_EVERY: Duration = Duration::from_secs(3);
+/// How often it is looked, while there is something to ask, whether resolv.conf has changed.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
+/// How long to wait before another try if no channel could be made.
+const REOPEN_AFTER: Duration = Duration::from_secs(1);
+
+/// What the resolver is told at its start.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `-nameserver`; empty: those of `resolv_conf`.
+    pub nameservers: Vec<SocketAddr>,
+    /// `/etc/resolv.conf`, except in tests.
+    pub resolv_conf: String,
+    /// `-dnscache`.
+    pub cache_entries: usize,
+    /// The zones that [`Question::Listing`] counts in.
+    pub zones: Rc<[String]>,
+}
+
+impl Settings {
+    pub fn new(lookups: &Lookups, zones: &[Zone]) -> Self {
+        Settings {
+            nameservers: lookups.nameservers.clone(),
+            resolv_conf: "/etc/resolv.conf".to_owned(),
+            cache_entries: lookups.cache_entries,
+            zones: zones.iter().map(|zone| zone.name.clone()).collect(),
+        }
+    }
+}
+
+/// A question that has ended, and who waited for it. Of those, some may be gone meanwhile.
+#[derive(Debug)]
+pub struct Finished {
+    pub question: Question,
+    pub answer: Answer,
+    pub waiters: Waiters,
+    /// Why, if the answer is [`Answer::Failed`].
+    pub failure: Option<Failure>,
+}
+
+/// Figures for a status line. The first five count from the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Queries given to c-ares.
+    pub sent: u64,
+    /// Questions that shared a query under way.
+    pub shared: u64,
+    /// Questions answered from the cache.
+    pub hits: u64,
+    /// Answers that were failures.
+    pub failures: u64,
+    /// Sockets that the poll set refused.
+    pub unwatched: u64,
+    /// Queries that have not ended.
+    pub in_flight: usize,
+    /// Questions that wait for their turn.
+    pub queued: usize,
+    /// Answers kept.
+    pub cached: usize,
+}
+
+/// How a question that somebody waits for stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// True once a name server has been asked.
+    pub sent: bool,
+    /// How long it is asked for.
+    pub age: Duration,
+}
+
+pub struct Resolver {
+    settings: Settings,
+    sockets: Arc<Sockets>,
+    basket: Basket,
+    /// None only while no channel can be made.
+    channel: Option<Channel>,
+    /// When to try again to make one.
+    reopen_at: Instant,
+    /// Replaced channels whose last queries have not ended.
+    old: Vec<Channel>,
+    /// While there are old channels after a reload: the first query that went to the new servers.
+    fresh: Option<u32>,
+    waiting: Waiting,
+    cache: Cache<Answer>,
+    finished: VecDeque<Finished>,
+    /// Sockets that had events since the last turn.
+    ready: Vec<(Key, FdEvents)>,
+    /// Time is counted from here.
+    start: Instant,
+    /// The number of the next query.
+    next: u32,
+    /// Queries started whose reply was not yet taken out of the basket.
+    in_flight: usize,
+    /// Queries that may still be started in this turn.
+    allowance: usize,
+    stamp: Option<Stamp>,
+    check_at: Instant,
+    /// Most questions at a time since memory was last given back.
+    peak: usize,
+    settled: Instant,
+    /// Memory was freed that the C library has still to give back.
+    trim: bool,
+    counts: Counts,
+}
+
+impl Resolver {
+    /// `token_for` makes the poll token of a socket; the reactor turns it back into the key for
+    /// [`Resolver::ready`].
+    pub fn new(
+        settings: Settings,
+        registry: &Registry,
+        token_for: fn(Key) -> Token,
+        now: Instant,
+    ) -> Result<Resolver, StartError> {
+        let registry = registry.try_clone().map_err(|error| StartError::system("cannot set up the DNS client", error))?;
+        let mut resolver = Resolver {
+            cache: Cache::new(settings.cache_entries),
+            settings,
+            sockets: Arc::new(Sockets::new(registry, token_for)),
+            basket: Basket::default(),
+            channel: None,
+            reopen_at: now,
+            old: Vec::new(),
+            fresh: None,
+            waiting: Waiting::default(),
+            finished: VecDeque::new(),
+            ready: Vec::new(),
+            start: now,
+            next: 0,
+            in_flight: 0,
+            allowance: MAX_STARTED,
+            stamp: None,
+            check_at: now,
+            peak: 0,
+            settled: now,
+            trim: false,
+            counts: Counts::default(),
+        };
+        resolver.open(now).map_err(|error| StartError::system("cannot set up the DNS client", error))?;
+        Ok(resolver)
+    }
+
+    /// The answer, if it is known. If not, `waiter` is told when it comes, once for each time it asks.
+    pub fn ask(&mut self, question: &Question, waiter: Key, now: Instant) -> Option<Answer> {
+        let second = self.second(now);
+        if let Some(answer) = self.cache.get(question, second) {
+            self.counts.hits += 1;
+            return Some(answer);
+        }
+        let added = self.waiting.add(question, waiter, self.millisecond(now), self.fresh);
+        self.counts.shared += u64::from(added == Added::Shared);
+        self.peak = self.peak.max(self.waiting.len());
+        None
+    }
+
+    /// `waiter` no longer wants the answer. A question that is still queued goes with its last waiter;
+    /// a query that is under way is finished for the cache. An answer that has ended already may still
+    /// be handed out to it.
+    pub fn forget(&mut self, question: &Question, waiter: Key) {
+        self.waiting.remove(question, waiter);
+    }
+
+    /// The poll set has an event for this socket. It is looked at in the next turn.
+    pub fn ready(&mut self, socket: Key, readable: bool, writable: bool) {
+        let Some(fd) = self.sockets.fd(socket) else { return };
+        let mut flags = FdEventFlags::empty();
+        flags.set(FdEventFlags::WRITE, writable);
+        // Neither: an error, which reading finds.
+        flags.set(FdEventFlags::READ, readable || !writable);
+        self.ready.push((socket, FdEvents::new(fd, flags)));
+    }
+
+    /// One turn of the loop: reads what has come, deals with time-outs, starts queries.
+    pub fn turn(&mut self, now: Instant) {
+        let (sockets, events): (Vec<_>, Vec<_>) = std::mem::take(&mut self.ready).into_iter().unzip();
+        for channel in self.channel.iter_mut().chain(&mut self.old) {
+            if !events.is_empty() || !channel.is_idle() {
+                channel.process(&events);
+            }
+        }
+        for socket in sockets {
+            self.sockets.rearm(socket);
+        }
+        self.collect(now);
+        self.old.retain(|channel| !channel.is_idle());
+        if self.old.is_empty() {
+            self.fresh = None;
+        }
+        if self.waiting.queued() > 0 && now >= self.check_at {
+            self.check_at = now + CHECK_EVERY;
+            if self.settings.nameservers.is_empty() && Stamp::of(&self.settings.resolv_conf).is_some_and(|s| Some(s) != self.stamp) {
+                // Without a new channel the old one goes on; the next change is another chance.
+                let _ = self.reload(now);
+            }
+        }
+        self.settle(now);
+        self.allowance = MAX_STARTED;
+        self.start_queued(now);
+        self.collect(now);
+    }
+
+    /// The next question that has ended. To be called until there is none, after all that a turn may
+    /// ask; what was asked since [`Resolver::turn`] is sent on the way.
+    pub fn next_finished(&mut self, now: Instant) -> Option<Finished> {
+        loop {
+            if let Some(finished) = self.finished.pop_front() {
+                return Some(finished);
+            }
+            if !self.start_queued(now) {
+                return None;
+            }
+            // A query may end at once, for instance if no server can be reached.
+            self.collect(now);
+        }
+    }
+
+    /// The longest that the reactor may sleep before the next turn, if no event comes.
+    pub fn timeout(&self, now: Instant) -> Option<Duration> {
+        if !self.finished.is_empty() || self.may_start() {
+            return Some(Duration::ZERO);
+        }
+        let settle = self.is_past_peak().then(|| (self.settled + SETTLE_EVERY).saturating_duration_since(now));
+        self.channel.iter().chain(&self.old).filter_map(Channel::timeout).chain(settle).min()
+    }
+
+    /// Reads resolv.conf anew and empties the cache. Queries under way are left to end by the servers
+    /// that they were sent to; those that fail there are asked again of the new ones. If it fails, the
+    /// servers stay as they were.
+    pub fn reload(&mut self, now: Instant) -> io::Result<()> {
+        self.cache.clear();
+        self.open(now)?;
+        if !self.old.is_empty() {
+            self.fresh = Some(self.next);
+        }
+        Ok(())
+    }
+
+    /// The name servers asked, for messages.
+    pub fn servers(&self) -> Vec<String> {
+        self.channel.as_ref().map(Channel::servers).unwrap_or_default()
+    }
+
+    pub fn counts(&self) -> Counts {
+        Counts {
+            unwatched: self.sockets.refused(),
+            in_flight: self.in_flight,
+            queued: self.waiting.queued(),
+            cached: self.cache.len(),
+            ..self.counts
+        }
+    }
+
+    /// How `question` stands; none if nobody waits for it.
+    pub fn standing(&self, question: &Question, now: Instant) -> Option<Standing> {
+        let (sent, since) = self.waiting.state(question)?;
+        let age = self.millisecond(now).wrapping_sub(since);
+        Some(Standing { sent, age: Duration::from_millis(age.into()) })
+    }
+
+    /// Milliseconds since the start; wraps after seven weeks, so only differences count.
+    fn millisecond(&self, now: Instant) -> u32 {
+        now.saturating_duration_since(self.start).as_millis() as u32
+    }
+
+    /// Seconds since the start.
+    fn second(&self, now: Instant) -> u32 {
+        u32::try_from(now.saturating_duration_since(self.start).as_secs()).unwrap_or(u32::MAX)
+    }
+
+    /// Makes a new channel; the one before is kept while it has queries.
+    fn open(&mut self, now: Instant) -> io::Result<()> {
+        self.reopen_at = now + REOPEN_AFTER;
+        // Looked at before it is read: a change in between is then seen as one.
+        let stamp = Stamp::of(&self.settings.resolv_conf);
+        let Settings { nameservers, resolv_conf, .. } = &self.settings;
+        let channel = Channel::open(nameservers, resolv_conf, &self.sockets, self.basket.clone());
+        self.stamp = stamp;
+        let old = self.channel.replace(channel.map_err(io::Error::other)?);
+        self.old.extend(old.filter(|channel| !channel.is_idle()));
+        Ok(())
+    }
+
+    fn may_start(&self) -> bool {
+        self.waiting.queued() > 0 && self.waiting.wanted() < MAX_WANTED && self.in_flight < MAX_IN_FLIGHT
+    }
+
+    /// Starts queries as far as the limits allow. True if any was started.
+    fn start_queued(&mut self, now: Instant) -> bool {
+        let before = self.next;
+        while self.allowance > 0 && self.may_start() {
+            if self.channel.is_none() && now >= self.reopen_at {
+                // If it fails again, the question fails, and the next try is a moment later.
+                let _ = self.open(now);
+            }
+            let generation = self.next;
+            let Some((place, question)) = self.waiting.send_next(generation) else { break };
+            self.next = generation.wrapping_add(1);
+            self.allowance -= 1;
+            self.in_flight += 1;
+            let failure = match (name::of(question, &self.settings.zones), &mut self.channel) {
+                (Some(name), Some(channel)) => {
+                    self.counts.sent += 1;
+                    channel.send(&name, record_type(question), place, generation);
+                    continue;
+                }
+                (None, _) => Failure::BadName,
+                (_, None) => Failure::NoChannel,
+            };
+            self.basket.put(Reply { place, generation, outcome: Outcome::Failed(failure) });
+        }
+        self.next != before
+    }
+
+    /// Takes what has ended out of the basket: into the cache, and to those who wait.
+    fn collect(&mut self, now: Instant) {
+        let second = self.second(now);
+        for Reply { place, generation, outcome } in self.basket.take() {
+            self.in_flight -= 1;
+            // What is no longer expected has been asked again meanwhile.
+            let Some(wanted) = self.waiting.expects(place, generation) else { continue };
+            let stale = self.fresh.is_some_and(|fresh| is_before(generation, fresh));
+            if stale && wanted && matches!(outcome, Outcome::Failed(_)) {
+                self.waiting.requeue(place);
+                continue;
+            }
+            let Some((question, waiters)) = self.waiting.finish(place) else { continue };
+            let (answer, ttl, failure) = match outcome {
+                Outcome::Found(found, ttl) => (Answer::Found(Rc::new(found.into_records())), ttl, None),
+                Outcome::Absent(ttl) => (Answer::Absent, ttl, None),
+                Outcome::Failed(failure) => (Answer::Failed, FAILURE_TTL, Some(failure)),
+            };
+            self.counts.failures += u64::from(failure.is_some());
+            if !stale {
+                self.cache.put(question.clone(), answer.clone(), second, ttl);
+            }
+            if wanted {
+                self.finished.push_back(Finished { question, answer, waiters, failure });
+            }
+        }
+    }
+
+    fn is_past_peak(&self) -> bool {
+        self.peak >= PEAK && self.waiting.len().max(self.in_flight) * 8 <= self.peak
+    }
+
+    /// Gives back what a peak took, once it is over. c-ares keeps its memory as long as the channel
+    /// lives, so that is replaced.
+    fn settle(&mut self, now: Instant) {
+        if self.is_past_peak() && now >= self.settled + SETTLE_EVERY {
+            self.settled = now;
+            self.peak = self.waiting.len();
+            // If it fails, there is no memory for a new one; the old one is as good.
+            let _ = self.open(now);
+            self.waiting.shrink();
+            self.finished.shrink_to_fit();
+            self.trim = true;
+        }
+        if self.trim && self.old.is_empty() {
+            self.trim = false;
+            sys::trim_heap();
+        }
+    }
+}
+
+fn record_type(question: &Question) -> DnsRecordType {
+    match question {
+        Question::Names(_) => DnsRecordType::PTR,
+        Question::Addresses(_, Family::V4) | Question::Listing { kind: ListingKind::A, .. } => DnsRecordType::A,
+        Question::Addresses(_, Family::V6) => DnsRecordType::AAAA,
+        Question::Listing { kind: ListingKind::Txt, .. } => DnsRecordType::TXT,
+    }
+}
+
+/// By what a changed file is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    seconds: i64,
+    nanoseconds: i64,
+}
+
+impl Stamp {
+    /// None if there is no such file; a file that is being replaced is no reason to act.
+    fn of(path: &str) -> Option<Stamp> {
+        let file = std::fs::metadata(path).ok()?;
+        Some(Stamp {
+            device: file.dev(),
+            inode: file.ino(),
+            size: file.size(),
+            seconds: file.mtime(),
+            nanoseconds: file.mtime_nsec(),
+        })
+    }
+}
