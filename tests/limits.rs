@@ -143,10 +143,8 @@ fn a_limit_is_checked_before_any_lookup_is_made() {
     // The only name server is silent: who is refused at once has not asked it.
     let silent = std::net::UdpSocket::bind((fresh_ip(), 0)).unwrap();
     let server = silent.local_addr().unwrap();
-    let daemon = Builder::default()
-        .bare()
-        .options(["-maxperip=1", "-noidentlookup", &format!("-nameserver={server}")])
-        .start();
+    let daemon =
+        Builder::default().bare().options(["-maxperip=1", "-noidentlookup", &format!("-nameserver={server}")]).start();
     let _waiting = daemon.connect_from(ip("127.0.0.2"));
     silent.set_read_timeout(Some(DEADLINE)).unwrap();
     silent.recv(&mut [0; 512]).expect("the first client is asked about");

@@ -186,11 +186,8 @@ impl Reactor {
 
     fn dispatch(&mut self, event: &Event, now: Instant) {
         match Source::from_token(event.token()) {
-            Some(Source::Listener(index)) => {
-                if !self.backlogged.contains(&index) {
-                    self.backlogged.push_back(index);
-                }
-            }
+            Some(Source::Listener(index)) if self.backlogged.contains(&index) => {}
+            Some(Source::Listener(index)) => self.backlogged.push_back(index),
             Some(Source::Signals) => self.take_signals(now),
             Some(Source::Pending(key)) => {
                 let closed_both_ways = event.is_read_closed() && event.is_write_closed();

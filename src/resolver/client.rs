@@ -164,7 +164,8 @@ impl Resolver {
         token_for: fn(Key) -> Token,
         now: Instant,
     ) -> Result<Resolver, StartError> {
-        let registry = registry.try_clone().map_err(|error| StartError::system("cannot set up the DNS client", error))?;
+        let registry =
+            registry.try_clone().map_err(|error| StartError::system("cannot set up the DNS client", error))?;
         let mut resolver = Resolver {
             cache: Cache::new(settings.cache_entries),
             settings,
@@ -240,7 +241,9 @@ impl Resolver {
         }
         if self.waiting.queued() > 0 && now >= self.check_at {
             self.check_at = now + CHECK_EVERY;
-            if self.settings.nameservers.is_empty() && Stamp::of(&self.settings.resolv_conf).is_some_and(|s| Some(s) != self.stamp) {
+            if self.settings.nameservers.is_empty()
+                && Stamp::of(&self.settings.resolv_conf).is_some_and(|s| Some(s) != self.stamp)
+            {
                 // Without a new channel the old one goes on; the next change is another chance.
                 let _ = self.reload(now);
             }
