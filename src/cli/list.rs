@@ -35,7 +35,7 @@ fn split(entry: &str) -> Result<(Option<&str>, &str), String> {
     if let Some(rest) = entry.strip_prefix('[') {
         return rest
             .split_once(']')
-            .and_then(|(address, port)| Some((Some(address), port.strip_prefix([':', '.'])?)))
+            .and_then(|(address, port)| Some((Some(address), port.strip_prefix(':')?)))
             .ok_or_else(|| format!("'{}' is not of the form [ADDRESS]:PORT", shown(entry.as_bytes())));
     }
     let Some(at) = entry.rfind(['.', ':']) else {
@@ -90,7 +90,6 @@ mod tests {
             (ANY, "127.0.0.1:25", &[("127.0.0.1", 25)]),
             (ANY, "::1.25", &[("::1", 25)]),
             (ANY, "[::1]:25", &[("::1", 25)]),
-            (ANY, "[::1].smtp", &[("::1", 25)]),
             (ANY, "[2001:db8::1]:smtp", &[("2001:db8::1", 25)]),
             (ANY, "::ffff:192.0.2.1.25", &[("192.0.2.1", 25)]),
             (ANY, "0.25", &[(ANY, 25)]),

@@ -230,13 +230,25 @@ impl Reactor {
     /// SIGHUP: what is on disk is read anew; connections and limits stay.
     fn reload(&mut self, now: Instant) {
         log::notice(format_args!("SIGHUP: reading the access file and resolv.conf anew"));
-        if let Some(access) = &mut self.access {
-            if let Err(error) = access.reload() {
-                log::err(format_args!("{error}; the old access rules stay in force"));
-            }
-        }
+        self.reload_access_file();
         self.stderr.reopen();
         self.lookup.reload(now);
+    }
+
+    fn reload_access_file(&mut self) {
+        match (&mut self.access, &self.config.access.file) {
+            (Some(access), _) => {
+                if let Err(error) = access.reload() {
+                    log::err(format_args!("{error}; the old access rules stay in force"));
+                }
+            }
+            // Started without by -accessmissing=allow: perhaps the file is there now.
+            (None, Some(file)) => match AccessDb::open(file) {
+                Ok(access) => self.access = Some(access),
+                Err(error) => log::err(format_args!("{error}; still no access rules are in force")),
+            },
+            (None, None) => {}
+        }
     }
 
     fn expire(&mut self, now: Instant) {
