@@ -1,0 +1,154 @@
+//! DNS access lists: section 6. What the answers mean is tabled in the unit tests of `policy`; here
+//! are the queries, the timing and the way from the command line to the handler.
+
+mod common;
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use common::dns::{A, ANY, Dns, Message, Record, TXT};
+use common::*;
+
+fn asking(dns: &Dns) -> Builder {
+    Builder::default().option(format!("-nameserver={}", dns.address)).option("-ipv4=plain")
+}
+
+fn listed(ip: IpAddr, zone: &str) -> String {
+    couriertcpd::addr::reversed(ip, zone)
+}
+
+fn a(ip: &str) -> Message {
+    Message::new().record(Record::a(ip))
+}
+
+/// The variables that are neither TCP… nor inherited, sorted.
+#[track_caller]
+fn variables(received: &Received) -> Vec<String> {
+    let report = received.report().unwrap_or_else(|| panic!("no handler: {received:?}"));
+    let mut all: Vec<_> =
+        report.env.iter().filter(|(n, _)| !n.starts_with("TCP")).map(|(n, v)| format!("{n}={v}")).collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn a_hit_reaches_the_handler_and_drop_refuses() {
+    let dns = Dns::start();
+    let client = IpAddr::from(fresh_ip());
+    dns.set(&listed(client, "bl.test"), A, a("127.0.0.2"));
+    dns.set(&listed(client, "bl.test"), TXT, Message::new().record(Record::txt(&[b"see ", b"http://bl.test/\x07"])));
+    let text = format!("BLOCK={client} is listed by bl.test");
+    for (option, expected) in [
+        ("-block=bl.test", vec![text.as_str(), "BLOCK_IP=127.0.0.2", "BLOCK_ZONE=bl.test"]),
+        (
+            "-block=bl.test=Our list,SPAM,550 @ no",
+            vec![&format!("SPAM=550 {client} no"), "SPAM_IP=127.0.0.2", "SPAM_ZONE=Our list"],
+        ),
+        (
+            "-block=bl.test,BLOCK,*",
+            vec![
+                "BLOCK=see http://bl.test/?",
+                "BLOCK_IP=127.0.0.2",
+                "BLOCK_TXT=see http://bl.test/?",
+                "BLOCK_ZONE=bl.test",
+            ],
+        ),
+        ("-block=bl.test/127.0.0.3", vec![]),
+        ("-allow=bl.test", vec!["ALLOW_0=BLOCK", "BLOCK=", "BLOCK_IP=127.0.0.2", "BLOCK_ZONE=bl.test"]),
+    ] {
+        let daemon = asking(&dns).option(option).start();
+        assert_eq!(variables(&daemon.session_from(client)), expected, "{option}");
+        assert_eq!(variables(&daemon.session_from(fresh_ip().into())), Vec::<String>::new(), "{option}");
+    }
+    let daemon = asking(&dns).options(["-block=bl.test", "-drop", "-denymsg=550 go away"]).start();
+    let received = daemon.session_from(client);
+    assert_eq!((received.text().as_str(), received.end), ("550 go away\r\n", End::Eof));
+    daemon.wait_for_stderr(&format!("WARN: dropped blocked connection from {client}"));
+    assert!(daemon.session_from(fresh_ip().into()).report().is_some());
+}
+
+#[test]
+fn each_list_is_asked_once_and_only_if_its_variable_is_unset() {
+    let dns = Dns::start();
+    let client = IpAddr::from(fresh_ip());
+    let daemon = asking(&dns)
+        .options(["-block=a.test", "-block=b.test,SET", "-block=a.test,OTHER/127.0.0.9", "-block=c.test,TEXT,*"])
+        .env("SET", "")
+        .start();
+    daemon.session_from(client).report().expect("a handler");
+    let asked = dns.asked();
+    assert_eq!(dns.count(&listed(client, "a.test"), A), 1);
+    assert_eq!(dns.count(&listed(client, "b.test"), ANY), 0);
+    assert_eq!((dns.count(&listed(client, "c.test"), A), dns.count(&listed(client, "c.test"), TXT)), (1, 1));
+    assert_eq!(asked.len(), 3, "{asked:?}");
+}
+
+#[test]
+fn ipv6_clients_are_asked_for_by_nibbles() {
+    let dns = Dns::start();
+    let client: IpAddr = "::1".parse().unwrap();
+    dns.set(&listed(client, "bl.test"), A, a("127.0.0.2"));
+    let daemon = asking(&dns).address(free_port(client)).option("-block=bl.test").start();
+    assert_eq!(variables(&daemon.session())[0], "BLOCK=::1 is listed by bl.test");
+}
+
+#[test]
+fn answers_that_are_no_listings_are_said_and_do_not_count() {
+    let dns = Dns::start();
+    let client = IpAddr::from(fresh_ip());
+    dns.set("*.parked.test", A, a("203.0.113.5"));
+    dns.set("*.quota.test", A, a("127.255.255.254"));
+    let lists = ["-block=parked.test", "-block=quota.test=Quota", "-drop"];
+    let daemon = asking(&dns).options(lists).start();
+    assert_eq!(variables(&daemon.session_from(client)), ["BLOCK_ERROR=parked.test:203.0.113.5 Quota:127.255.255.254"]);
+    daemon.session_from(fresh_ip().into());
+    daemon.wait_for_stderr("list Quota: answer 127.255.255.254 is no listing");
+    assert_eq!(daemon.count_stderr("list parked.test: answer 203.0.113.5 is no listing"), 1);
+
+    let daemon = asking(&dns).options(lists).option("-blockany=parked.test").start();
+    assert_eq!(daemon.session_from(client).bytes, b"");
+}
+
+#[test]
+fn a_failing_list_is_said_once_and_nobody_is_refused() {
+    let dns = Dns::start();
+    dns.set("*.dead.test", ANY, Message::new().rcode(2));
+    let daemon = asking(&dns).options(["-block=dead.test", "-drop"]).start();
+    for _ in 0..5 {
+        assert!(daemon.session_from(fresh_ip().into()).report().is_some());
+    }
+    assert_eq!(daemon.count_stderr("list dead.test: lookup failed"), 1);
+}
+
+#[test]
+fn a_slow_list_behind_a_hit_is_not_waited_for_and_one_before_it_is() {
+    let dns = Dns::start();
+    let client = IpAddr::from(fresh_ip());
+    dns.set("*.slow.test", ANY, Message::new().late(Duration::from_secs(2)));
+    dns.set(&listed(client, "fast.test"), A, a("127.0.0.2"));
+    let time = |lists: [&str; 2]| {
+        let daemon = asking(&dns).options(lists).start();
+        let start = Instant::now();
+        assert_eq!(variables(&daemon.session_from(client)).len(), 3);
+        start.elapsed()
+    };
+    assert!(time(["-block=fast.test", "-block=slow.test"]) < Duration::from_millis(1500));
+    assert!(time(["-block=slow.test", "-block=fast.test"]) >= Duration::from_secs(2));
+}
+
+#[test]
+fn the_access_record_settles_a_variable_without_a_query() {
+    let dns = Dns::start();
+    let scratch = Scratch::new();
+    let client = IpAddr::from(fresh_ip());
+    let file = scratch.join("access.dat");
+    let blocked = IpAddr::from(fresh_ip());
+    access::make(&file, &[(&client.to_string(), "allow,BLOCK"), (&blocked.to_string(), "allow,BLOCK=by hand")]);
+    dns.set("*.bl.test", A, a("127.0.0.2"));
+    let daemon =
+        asking(&dns).option(format!("-access={}", file.display())).options(["-block=bl.test", "-drop"]).start();
+    assert_eq!(variables(&daemon.session_from(client)), ["BLOCK="]);
+    assert_eq!(daemon.session_from(blocked).bytes, b"");
+    assert!(dns.asked().is_empty());
+    assert_eq!(daemon.session_from(fresh_ip().into()).bytes, b"");
+}
