@@ -13,6 +13,12 @@ fn bit(signal: Signal) -> u64 {
     1 << (signal as i32 - 1)
 }
 
+/// The signals that a handler ignores. Less 32 and 33: glibc keeps these for itself, and its
+/// posix_spawn, by which a test starts the daemon, leaves them ignored in what it starts.
+fn ignored(report: &Report) -> u64 {
+    report.signals("SigIgn") & !(0b11 << 31)
+}
+
 /// Nothing of the test runner's own: no signal ignored, none blocked.
 const CLEAN: &str = "exec env --default-signal -- \"$@\"";
 
@@ -147,7 +153,7 @@ fn foreign_descriptors_are_not_passed_on() {
 fn a_handler_has_no_signal_blocked_or_ignored() {
     let daemon = Builder::default().prelude(CLEAN).start();
     let report = daemon.session().report().expect("a handler ran");
-    assert_eq!((report.signals("SigBlk"), report.signals("SigIgn")), (0, 0));
+    assert_eq!((report.signals("SigBlk"), ignored(&report)), (0, 0));
 }
 
 #[test]
@@ -155,7 +161,7 @@ fn signals_blocked_at_start_work_all_the_same() {
     let mut daemon =
         Builder::default().prelude("exec env --default-signal --block-signal=TERM,HUP,CHLD,INT,USR2 -- \"$@\"").start();
     let report = daemon.session().report().expect("a handler ran");
-    assert_eq!((report.signals("SigBlk"), report.signals("SigIgn")), (0, 0));
+    assert_eq!((report.signals("SigBlk"), ignored(&report)), (0, 0));
     daemon.wait_for_no_children();
     daemon.signal(Signal::SIGHUP);
     assert!(daemon.session().report().is_some());
@@ -170,7 +176,7 @@ fn signals_ignored_at_start_work_and_others_stay_ignored() {
         .start();
     let report = daemon.session().report().expect("a handler ran");
     assert_eq!(report.signals("SigBlk"), 0);
-    assert_eq!(report.signals("SigIgn"), bit(Signal::SIGQUIT) | bit(Signal::SIGUSR1));
+    assert_eq!(ignored(&report), bit(Signal::SIGQUIT) | bit(Signal::SIGUSR1));
     daemon.wait_for_no_children();
     daemon.signal(Signal::SIGHUP);
     assert!(daemon.session().report().is_some());
@@ -192,7 +198,7 @@ fn what_a_background_daemon_was_started_with_does_no_harm() {
     let daemon = common::daemon::Background::of(&pid_file);
     let report = Client::connect(target).finish().report().expect("a handler ran");
     assert_eq!(report.descriptors.keys().copied().collect::<Vec<_>>(), [0, 1, 2]);
-    assert_eq!((report.signals("SigBlk"), report.signals("SigIgn")), (0, 0));
+    assert_eq!((report.signals("SigBlk"), ignored(&report)), (0, 0));
     wait_for("its children are reaped", || procfs::children(daemon.pid()).is_empty());
     let stop = Builder::default().bare().options([&option, "-stop"]).run_options();
     assert_eq!((stop.code(), daemon.is_alive()), (0, false));
@@ -234,7 +240,9 @@ fn hundreds_of_children_that_end_at_once_are_all_reaped() {
             assert!(client.read_until("ready\n"));
         }
         assert_eq!(daemon.children().len(), 300);
-        clients.iter_mut().for_each(|client| drop(client.send(b"end\n")));
+        for client in &mut clients {
+            client.send(b"end\n");
+        }
         daemon.wait_for_no_children();
     }
     assert_eq!(daemon.descriptors(), descriptors);
