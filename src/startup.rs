@@ -92,6 +92,8 @@ fn serve(config: Config, inherited: Inherited) -> Result<i32, StartError> {
         }
         Err(error) => {
             remove(pid_file);
+            // Whoever hears of the failure may start anew at once.
+            drop(lock);
             Ok(readiness.fail(&error))
         }
     }

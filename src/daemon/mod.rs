@@ -162,7 +162,8 @@ impl Readiness {
     }
 
     /// The daemon could not start: the starting command prints why and exits 1, and so does this
-    /// process with the status returned.
+    /// process with the status returned. To be called when sockets and lock are given up: the
+    /// caller may try again at once, and must not meet what is left of this try.
     pub fn fail(self, error: &StartError) -> i32 {
         self.note(error);
         self.end(FAILED);
