@@ -111,8 +111,8 @@ pub const TABLE: &[Scenario] = &[
         events: &[sending("127.0.0.2", "EHLO x\r\n")], theirs: &["closed \"go away\\n\" reset"],
         ours: Some(("denymsg-crlf", &["closed \"go away\\r\\n\""])), ..PLAIN },
     Scenario { name: "denymsg: empty", options: &["-nodnslookup", "-noidentlookup", "-denymsg="],
-        access: Some("127\tdeny\n"), theirs: &["closed \"\\n\""], ours: Some(("denymsg-empty", &["closed"])),
-        ..PLAIN },
+        access: Some("127\tdeny\n"), theirs: &["closed \"\\n\""],
+        ours: Some(("denymsg-crlf", &["closed \"\\r\\n\""])), ..PLAIN },
     Scenario { name: "denymsg: not to those who may", options: DENYMSG, access: Some("10\tdeny\n"),
         theirs: &["served"], ..PLAIN },
     // -drop needs no lists.

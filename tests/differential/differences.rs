@@ -3,11 +3,9 @@
 /// (id, what ours does and why).
 pub const TABLE: &[(&str, &str)] = &[
     ("access-missing", "an access file that cannot be read: no start; the reference lets everybody in"),
-    ("address-empty", "-address= is as if not given"),
     ("alert-once", "what any stranger can provoke is written once a minute; the reference writes each"),
     ("deny-case", "`deny` counts in any case of letters; the reference takes DENY as a variable"),
     ("denymsg-crlf", "the message ends with CR LF, as mail protocols want, and no reset destroys it"),
-    ("denymsg-empty", "-denymsg= sends nothing; the reference sends an empty line"),
     ("denymsg-local", "the message is sent too if the record of the local address refuses"),
     ("double-dash", "two dashes before an option, and `--` behind the last"),
     ("drop-several", "-drop=A,B looks at both; the reference at the first alone"),
@@ -15,7 +13,6 @@ pub const TABLE: &[(&str, &str)] = &[
     ("flag-value", "a value for an option that takes none is an error"),
     ("freebind", "an address that the host does not have yet can be listened on"),
     ("help", "-help and -version are known"),
-    ("list-blanks", "blanks may stand behind the commas of LIST"),
     ("list-colon", "ADDRESS:PORT and [IPV6]:PORT are taken as they are meant"),
     ("maxperc-logged", "a refusal by -maxperc is logged"),
     ("missing-program", "a program that cannot run: no start; the reference closes each connection"),
@@ -24,5 +21,4 @@ pub const TABLE: &[(&str, &str)] = &[
     ("stale-variables", "the daemon's own TCP... variables do not reach the handler"),
     ("user-number", "a user given by number brings its groups; the reference keeps the daemon's"),
     ("value-missing", "an option without the value it needs is an error; the reference ignores the option"),
-    ("warn-zero", "-warn=0 is out of range, so the default; the reference warns of every connection"),
 ];
