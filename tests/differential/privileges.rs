@@ -17,10 +17,9 @@ pub const TABLE: &[Scenario] = &[
     Scenario { name: "user: name", options: options!["-user=post"],
         theirs: &["closed \"1201\\n1301\\n1301 1302 1303\\n\""], ..WHO },
     Scenario { name: "user: number", options: options!["-user=1201"], theirs: &["closed \"1201\\n0\\n0\\n\""],
-        ..WHO },
-    Scenario { name: "user: number of nobody", options: options!["-user=1299"],
-        theirs: &["closed \"1299\\n0\\n0\\n\""],
         ours: Some(("user-number", &["closed \"1201\\n1301\\n1301 1302 1303\\n\""])), ..WHO },
+    Scenario { name: "user: number of nobody", options: options!["-user=1299"],
+        theirs: &["closed \"1299\\n0\\n0\\n\""], ..WHO },
     Scenario { name: "user: number with a group's", options: options!["-user=1201:1302"], theirs: &["exit 1"],
         ..WHO },
     Scenario { name: "group: name", options: options!["-group=letters"], theirs: &["closed \"0\\n1301\\n1301\\n\""],
@@ -33,8 +32,10 @@ pub const TABLE: &[Scenario] = &[
         theirs: &["closed \"1201\\n1302\\n1302 1303\\n\""], ..WHO },
     Scenario { name: "group and user", options: options!["-group=parcels", "-user=post"],
         theirs: &["closed \"1201\\n1302\\n1302 1303\\n\""], ..WHO },
-    Scenario { name: "user: empty", options: options!["-user="], theirs: &["closed \"0\\n0\\n0\\n\""], ..WHO },
-    Scenario { name: "group: empty", options: options!["-group="], theirs: &["closed \"0\\n0\\n0\\n\""], ..WHO },
+    Scenario { name: "user: empty", options: options!["-user="], theirs: &["closed \"0\\n0\\n0\\n\""],
+        ours: Some(("value-missing", &["exit 1"])), ..WHO },
+    Scenario { name: "group: empty", options: options!["-group="], theirs: &["closed \"0\\n0\\n0\\n\""],
+        ours: Some(("value-missing", &["exit 1"])), ..WHO },
 ];
 
 /// Puts a user with a primary and two more groups in the place of the system's.
