@@ -22,8 +22,11 @@ fn with_pid_file(pid_file: &Path) -> Builder {
 /// Starts it in the background; the command says nothing and exits 0.
 #[track_caller]
 fn start(builder: Builder, pid_file: &Path) -> Background {
-    assert_silent_success(builder.run());
-    Background::of(pid_file)
+    let finished = builder.run();
+    // First, so that it is ended if the rest fails.
+    let daemon = lock_holder(pid_file).map(|_| Background::of(pid_file));
+    assert_silent_success(finished);
+    daemon.expect("a daemon holds the lock")
 }
 
 #[track_caller]
