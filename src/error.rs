@@ -6,8 +6,6 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use nix::errno::Errno;
-
 /// A failure before the daemon listens. `main` prints it as one line and exits with status 1.
 #[derive(Debug)]
 pub enum StartError {
@@ -52,8 +50,9 @@ impl std::error::Error for StartError {}
 
 /// The system's text for an error, without Rust's "(os error N)" behind it.
 pub fn errno_text(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(number) => Errno::from_raw(number).desc().to_owned(),
-        None => error.to_string(),
+    let text = error.to_string();
+    match error.raw_os_error().and_then(|number| text.strip_suffix(&format!(" (os error {number})"))) {
+        Some(plain) => plain.to_owned(),
+        None => text,
     }
 }

@@ -12,6 +12,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use crate::addr;
 use crate::children::{Handler, Places};
 use crate::config::{HandlerStderr, HostMismatch, IPV4_BLOCK_PREFIX, Level};
+use crate::error::errno_text;
 use crate::lingering::{self, Rest};
 use crate::log::{self, Connection, Decision};
 use crate::pending::{Pending, Stage};
@@ -67,7 +68,7 @@ impl Reactor {
         let started = self.spawner.spawn(stream.as_fd(), self.handler_stderr(), &envp);
         let (decision, by, detail, pid) = match started {
             Ok(pid) => (Decision::Served, None, None, Some(pid.as_raw())),
-            Err(errno) => (Decision::Failed, Some("spawn"), Some(errno.desc()), None),
+            Err(errno) => (Decision::Failed, Some("spawn"), Some(errno_text(&errno.into())), None),
         };
         log::connection(&Connection {
             remote: ends.peer,
@@ -75,7 +76,7 @@ impl Reactor {
             host: env.get(b"TCPREMOTEHOST"),
             decision,
             by,
-            detail: detail.map(str::as_bytes),
+            detail: detail.as_deref().map(str::as_bytes),
             lookups: decided.saturating_duration_since(since),
             pid,
         });
