@@ -31,7 +31,9 @@ fn the_message_reaches_every_refused_client_that_has_sent_data() {
         daemon.signal(Signal::SIGSTOP);
         wait_for("the daemon stops", || procfs::state(daemon.pid()) == Some('T'));
         let mut clients: Vec<Client> = (0..CLIENTS).map(|_| daemon.connect()).collect();
-        clients.iter_mut().for_each(|client| drop(client.send(&[b'x'; 3000])));
+        for client in &mut clients {
+            client.send(&[b'x'; 3000]);
+        }
         daemon.signal(Signal::SIGCONT);
         for client in clients {
             let received = client.finish();

@@ -190,7 +190,9 @@ fn a_stuck_logger_stops_no_one_who_does_not_log() {
         .handler(handler)
         .start();
     let mut filling: Vec<Client> = (0..3).map(|_| daemon.connect()).collect();
-    filling.iter_mut().for_each(|client| drop(client.send(b"fill\n")));
+    for client in &mut filling {
+        client.send(b"fill\n");
+    }
     for _ in 0..200 {
         let mut client = daemon.connect_from("127.0.0.7".parse().unwrap());
         client.send(b"work\n");
