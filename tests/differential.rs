@@ -16,12 +16,20 @@ mod access;
 mod background;
 #[path = "differential/differences.rs"]
 mod differences;
+#[path = "differential/dnsbl.rs"]
+mod dnsbl;
 #[path = "differential/environment.rs"]
 mod environment;
+#[path = "differential/ident.rs"]
+mod ident;
 #[path = "differential/limits.rs"]
 mod limits;
 #[path = "differential/lists.rs"]
 mod lists;
+#[path = "differential/names.rs"]
+mod names;
+#[path = "differential/network.rs"]
+mod network;
 #[path = "differential/options.rs"]
 mod options;
 #[path = "differential/privileges.rs"]
@@ -32,8 +40,17 @@ mod scenario;
 use common::Program;
 use scenario::Scenario;
 
-const TABLES: [&[Scenario]; 6] =
-    [options::TABLE, lists::TABLE, access::TABLE, environment::TABLE, privileges::TABLE, limits::TABLE];
+const TABLES: [&[Scenario]; 9] = [
+    options::TABLE,
+    lists::TABLE,
+    access::TABLE,
+    environment::TABLE,
+    privileges::TABLE,
+    limits::TABLE,
+    names::TABLE,
+    dnsbl::TABLE,
+    ident::TABLE,
+];
 
 fn all() -> impl Iterator<Item = &'static Scenario> {
     TABLES.iter().flat_map(|table| table.iter())
@@ -112,6 +129,21 @@ fn privileges() {
 #[test]
 fn limits() {
     run(limits::TABLE, || ());
+}
+
+#[test]
+fn names() {
+    run(names::TABLE, network::name_server);
+}
+
+#[test]
+fn dnsbl() {
+    run(dnsbl::TABLE, network::name_server);
+}
+
+#[test]
+fn ident() {
+    run(ident::TABLE, network::name_server);
 }
 
 #[test]

@@ -55,13 +55,14 @@ extern "C" fn entry() {
 }
 
 /// Does one step, `name` or `name:argument`:
-/// `report`, `say:TEXT` (a line to the client), `stderr:TEXT` (a line to standard error), `drain` (read to
+/// `report`, `report-to:FILE`, `say:TEXT` (a line to the client), `stderr:TEXT` (a line to standard error), `drain` (read to
 /// the end), `echo` (send back until the end), `line` (read a line and send it back), `hold` (until killed),
 /// `ignore-term`, `trap-term` (later steps run when TERM comes), `crash`, `exit:N`, `own-group`, `touch:FILE`.
 fn step(step: &str) {
     let (name, argument) = step.split_once(':').unwrap_or((step, ""));
     match name {
         "report" => say(&render()),
+        "report-to" => std::fs::write(argument, render()).expect("report-to:FILE"),
         "say" => say(&format!("{argument}\n")),
         "stderr" => drop(std::io::stderr().write_all(format!("{argument}\n").as_bytes())),
         "drain" => drop(std::io::copy(&mut std::io::stdin(), &mut std::io::sink())),

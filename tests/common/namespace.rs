@@ -4,6 +4,9 @@
 //! Namespaces belong to threads, so a test runs its body in a thread of its own; processes
 //! started from it inherit them. It takes root; without, the caller skips and says so.
 
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
 
@@ -48,4 +51,15 @@ fn command(program: &str, arguments: &[&str]) -> Result<(), String> {
         Ok(status) => Err(format!("{program} {}: {status}", arguments.join(" "))),
         Err(error) => Err(format!("{program}: {error}")),
     }
+}
+
+/// A `/dev/log` of its own for this thread and what it starts; `/dev` holds nothing else but
+/// `/dev/null`.
+pub fn syslog_socket() -> UnixDatagram {
+    let real_null = File::options().read(true).write(true).open("/dev/null").expect("open /dev/null");
+    command("mount", &["-t", "tmpfs", "tmpfs", "/dev"]).expect("mount an empty /dev");
+    File::create("/dev/null").expect("make a place for the null device");
+    let open = format!("/proc/{}/fd/{}", std::process::id(), real_null.as_raw_fd());
+    command("mount", &["--bind", &open, "/dev/null"]).expect("bind mount the null device");
+    UnixDatagram::bind("/dev/log").expect("make /dev/log")
 }

@@ -47,6 +47,11 @@ pub fn listening(pid: i32) -> BTreeSet<SocketAddr> {
     listeners().into_iter().filter(|(_, inode)| inodes.contains(inode)).map(|(address, _)| address).collect()
 }
 
+/// Number of sockets `pid` has open.
+pub fn sockets(pid: i32) -> usize {
+    socket_inodes(pid).len()
+}
+
 fn socket_inodes(pid: i32) -> BTreeSet<u64> {
     let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return BTreeSet::new() };
     let targets = entries.flatten().filter_map(|e| fs::read_link(e.path()).ok());

@@ -10,6 +10,7 @@
 //!   they are what they must be. `+ "text"`: what else the client received.
 //! - `closed`, `closed "text"`: the handler did not run; the client received text.
 //! - ` reset` behind either: the connection ended with a reset.
+//! - `asked NAME TYPE`: a question to the name server, each once, sorted; only in scenarios about that.
 //! - `log LINE`: the daemon wrote an ALERT or WARN line to its standard error.
 
 use std::io::ErrorKind;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use super::network;
 use crate::common::{Builder, Client, Daemon, End, Program, Received, Scratch, access, procfs, wait_for, wait_until};
 
 /// The end of the connection that clients go to where nothing else is said.
@@ -32,6 +34,12 @@ pub struct Scenario {
     pub access: Option<&'static str>,
     /// The daemon's own environment.
     pub environment: &'static [(&'static str, &'static str)],
+    /// What the name server knows, see [`network::serve`]. Empty: there is none.
+    pub zone: &'static str,
+    /// True to have the questions asked of the name server in the transcript.
+    pub questions: bool,
+    /// What the client's ident server answers, see [`network::Ident`]. Empty: there is none.
+    pub ident: &'static str,
     /// LIST and what follows it. Empty: the address of `DAEMON`, and the handler.
     pub arguments: &'static [&'static str],
     /// What the handler does.
@@ -49,6 +57,9 @@ pub const PLAIN: Scenario = Scenario {
     options: &["-nodnslookup", "-noidentlookup"],
     access: None,
     environment: &[],
+    zone: "",
+    questions: false,
+    ident: "",
     arguments: &[],
     handler: &["report", "drain"],
     events: &[from("127.0.0.2")],
@@ -108,6 +119,8 @@ impl Scenario {
     }
 
     fn run(&self, program: Program, log_lines: usize) -> Vec<String> {
+        let dns = (!self.zone.is_empty()).then(|| network::serve(self.zone));
+        let _ident = (!self.ident.is_empty()).then(|| network::Ident::serve(self.ident));
         let scratch = Scratch::new();
         let fill = |text: &str| text.replace("{dir}", scratch.path().to_str().expect("a UTF-8 path"));
         let mut builder = Builder::default().program(program).bare().options(self.options.iter().map(|o| fill(o)));
@@ -121,7 +134,7 @@ impl Scenario {
         }
         builder = match self.arguments {
             [] => builder.address(socket_address(DAEMON)).steps(self.handler),
-            [list, rest @ ..] if rest.is_empty() => builder.list(list).steps(self.handler),
+            [list] => builder.list(list).steps(self.handler),
             [list, command @ ..] => builder.list(list).handler(command),
         };
         let daemon = match builder.try_start() {
@@ -156,6 +169,9 @@ impl Scenario {
                     wait_for("the daemon takes the signal", || !is_pending(daemon.pid(), Signal::SIGHUP));
                 }
             }
+        }
+        if let Some(dns) = dns.filter(|_| self.questions) {
+            seen.extend(network::questions(&dns).iter().map(|question| format!("asked {question}")));
         }
         seen.extend(messages(&daemon, log_lines));
         seen
@@ -211,9 +227,13 @@ fn render(received: &Received, ends: Option<(SocketAddr, SocketAddr)>) -> String
             let mut variables: Vec<String> = Vec::new();
             for (name, value) in &report.env {
                 let implied = ends.is_some_and(|ends| is_implied(name, value, ends));
-                if name != "LD_LIBRARY_PATH" && !implied {
-                    variables.push(format!(" {name}={value}"));
+                if name == "LD_LIBRARY_PATH" || implied {
+                    continue;
                 }
+                // An ident answer may come through whole, with the port that the client has by chance.
+                let port = ends.map(|(client, _)| client.port().to_string());
+                let value = port.map_or(value.clone(), |port| value.replace(&port, "{client}"));
+                variables.push(format!(" {name}={value}"));
             }
             variables.sort();
             let rest = if report.rest.is_empty() { String::new() } else { format!(" + {:?}", report.rest) };

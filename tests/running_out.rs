@@ -1,0 +1,114 @@
+//! Running out of descriptors and processes: a message, a bounded pause, and on it goes.
+//! Sections 11 and 12.
+
+mod common;
+
+use std::time::Duration;
+
+use common::*;
+
+/// Processor time the daemon has used, in clock ticks.
+fn ticks(daemon: &Daemon) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", daemon.pid())).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+#[test]
+fn without_descriptors_clients_wait_and_are_served_later() {
+    // A name server that does not answer: each connection waits in the daemon, with its descriptor.
+    let silent = std::net::UdpSocket::bind((fresh_ip(), 0)).unwrap();
+    let server = silent.local_addr().unwrap();
+    let mut daemon = Builder::default()
+        .bare()
+        .options(["-noidentlookup", "-lookuptimeout=2", "-maxprocs=100", "-maxperip=100"])
+        .option(format!("-nameserver={server}"))
+        .prelude("ulimit -n 30")
+        .start();
+    let clients: Vec<Client> = (0..60).map(|_| daemon.connect()).collect();
+    daemon.wait_for_stderr("cannot accept connections");
+    // The daemon waits; it does not try in a loop.
+    let before = ticks(&daemon);
+    std::thread::scope(|scope| {
+        for client in clients {
+            scope.spawn(|| assert!(client.finish().report().is_some()));
+        }
+    });
+    let used = ticks(&daemon) - before;
+    assert!(used < 200, "{used} ticks of processor time");
+    assert!(!daemon.has_ended());
+    assert!(daemon.count_stderr("cannot accept") <= 2, "{}", daemon.stderr());
+}
+
+#[test]
+fn without_processes_a_client_is_closed_and_the_next_one_served() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    // Of this user there is nobody else, so the limit counts the daemon and its handlers.
+    let user = 60_000 + std::process::id() % 5_000;
+    let mut daemon = Builder::default()
+        .options([&format!("-user={user}"), &format!("-group={user}"), "-maxperip=100"])
+        .prelude("ulimit -p 4")
+        .handler(["/bin/cat"])
+        .start();
+    let mut served = Vec::new();
+    let mut closed = 0;
+    for _ in 0..8 {
+        let mut client = daemon.connect();
+        client.send(b"hello\n");
+        if client.read_until("hello\n") {
+            served.push(client);
+        } else {
+            closed += 1;
+        }
+    }
+    assert_eq!((served.len(), closed), (3, 5));
+    daemon.wait_for_stderr("cannot run /bin/cat");
+    assert!(daemon.count_stderr("cannot run") <= 2, "{}", daemon.stderr());
+    // The closed ones are not leaked.
+    drop(served);
+    daemon.wait_for_no_children();
+    let mut client = daemon.connect();
+    client.send(b"hello\n");
+    assert!(client.read_until("hello\n"));
+    assert!(!daemon.has_ended());
+    assert_eq!(procfs::sockets(daemon.pid()), procfs::listening(daemon.pid()).len());
+}
+
+#[test]
+fn a_program_that_vanishes_costs_its_connections_only() {
+    let scratch = Scratch::new();
+    let program = scratch.script("program", "#!/bin/sh\necho served\n");
+    let mut daemon = Builder::default().handler([&program]).start();
+    assert_eq!(daemon.session().text(), "served\n");
+    let away = scratch.join("away");
+    std::fs::rename(&program, &away).unwrap();
+    for _ in 0..3 {
+        assert_eq!(daemon.session().text(), "");
+    }
+    daemon.wait_for_stderr(program.to_str().unwrap());
+    assert!(!daemon.has_ended());
+    std::fs::rename(&away, &program).unwrap();
+    assert_eq!(daemon.session().text(), "served\n");
+}
+
+#[test]
+fn it_lives_within_the_limits_of_couriers_scripts() {
+    let daemon = Builder::default().prelude("ulimit -d 32768; ulimit -v 131072").option("-maxprocs=40").start();
+    for _ in 0..20 {
+        assert!(daemon.session().report().is_some());
+    }
+    assert_eq!(daemon.threads(), 1);
+}
+
+#[test]
+fn clients_that_hold_on_stop_nobody_else() {
+    let mut daemon = Builder::default().options(["-maxprocs=50", "-maxperip=5"]).steps(&["report", "drain"]).start();
+    let held: Vec<Client> = (0..40).map(|_| daemon.connect_from("127.0.0.2".parse().unwrap())).collect();
+    let mut other = daemon.connect_from("127.0.0.3".parse().unwrap());
+    other.report();
+    assert!(wait_until(Duration::from_secs(5), || daemon.children().len() == 6), "{:?}", daemon.children());
+    assert!(!daemon.has_ended());
+    drop(held);
+}
