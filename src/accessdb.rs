@@ -8,7 +8,7 @@
 use std::ffi::{CStr, CString};
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::os::raw::{c_char, c_int, c_uint};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
@@ -314,6 +314,19 @@ impl Lookup for AccessDb {
         }
         result
     }
+}
+
+/// True if `path` begins as GDBM's files do, on this machine or another: whoever asks takes it for
+/// a database and not for text, however damaged it is.
+pub fn has_magic(path: &Path) -> bool {
+    let mut start = [0; 4];
+    let read = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
+        .and_then(|mut file| if file.metadata()?.is_file() { file.read_exact(&mut start) } else { Ok(()) });
+    let known = |first: u8, rest: [u8; 3]| (0xcd..=0xd1).contains(&first) && rest == [0x9a, 0x57, 0x13];
+    read.is_ok() && (known(start[0], [start[1], start[2], start[3]]) || known(start[3], [start[2], start[1], start[0]]))
 }
 
 /// A new database, for one writer. It is whole only after [`Writer::finish`].

@@ -82,6 +82,11 @@ impl Block {
         self.prefix.div_ceil(self.family.part_bits()).max(1)
     }
 
+    /// Writes the one key of the block to `key`; None if it has none or several.
+    pub fn key(self, key: &mut String) -> Option<()> {
+        (self.keys() == 1).then(|| addr::access_key(self.family.ip(self.first), self.level().into(), key))
+    }
+
     /// How many keys of its level it takes: one, if the block falls on a key boundary.
     pub fn keys(self) -> u64 {
         1 << (self.level() * self.family.part_bits() - self.prefix)
