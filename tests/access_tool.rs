@@ -286,11 +286,10 @@ fn a_damaged_database_is_neither_dumped_nor_asked() {
     let at = bytes.windows(9).position(|window| window == b"192.0.2.1").unwrap();
     bytes[at + 8] = b'9';
     scratch.file("rules.dat", &bytes);
-    for (words, status) in [
-        (&["dump", "rules.dat"][..], 1),
-        (&["query", "rules.dat", "192.0.2.1"], 2),
-        (&["diff", "rules", "rules.dat"], 2),
-    ] {
+    let asked = run(&scratch, &["query", "rules.dat", "192.0.2.1"]);
+    assert_eq!((asked.status, asked.err.as_str()), (2, ""));
+    assert_eq!(asked.out, "192.0.2.1: refused, since the database cannot be read: the database is damaged\n");
+    for (words, status) in [(&["dump", "rules.dat"][..], 1), (&["diff", "rules", "rules.dat"], 2)] {
         let ran = run(&scratch, words);
         assert_eq!((ran.status, ran.out.as_str()), (status, ""), "{words:?}");
         assert_eq!(ran.err, "couriertcpd-access: rules.dat: cannot open: the database is damaged\n");

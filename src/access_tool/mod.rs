@@ -211,7 +211,7 @@ fn query_all(words: &[String]) -> Result<u8, Stop> {
     let mut out = BufWriter::new(io::stdout().lock());
     // A database is asked as the daemon asks it, not read whole.
     let mut ask: Box<dyn FnMut(_, &mut BufWriter<_>) -> io::Result<Outcome>> = if is_database(path) {
-        let mut db = AccessDb::open(path).map_err(|error| Stop::new(error, TROUBLE))?;
+        let mut db = AccessDb::open_to_ask(path).map_err(|error| Stop::new(error, TROUBLE))?;
         Box::new(move |client, out| query::query(&mut db, client, local, out))
     } else {
         let mut map = load_shown(path, TROUBLE)?.table.map();
