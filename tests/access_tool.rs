@@ -357,3 +357,45 @@ fn called_as_makedat_it_does_that_program_s_job() {
     assert_eq!(run(&["-src=s", "-file=d", "-tmp=t", "-hup=hup"]), (0, String::new()));
     assert_eq!(child.wait().unwrap().code(), Some(7));
 }
+
+/// The text of the first literal display behind `after` in a manual page.
+fn display(page: &str, after: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("man").join(page);
+    let text = fs::read_to_string(path).expect("read the manual page");
+    let (_, rest) = text.split_once(after).expect("the page has the section");
+    let (_, rest) = rest.split_once(".Bd -literal -offset indent\n").expect("with a display");
+    rest.split_once("\n.Ed").expect("that ends").0.to_owned() + "\n"
+}
+
+#[test]
+fn the_manual_s_example_is_a_good_source_and_does_what_it_says() {
+    let scratch = Scratch::new();
+    scratch.file("rules", display("couriertcpd-access.5", ".Sh EXAMPLES"));
+    succeed(&scratch, &["build", "rules"]);
+    for (client, status, part) in [
+        ("127.0.0.1", 0, "sets     RELAYCLIENT="),
+        ("192.0.2.12", 0, "sets     MAXCPERIP=20"),
+        ("192.0.2.13", 0, "record of 192.0.2.13: allow\n"),
+        ("198.51.100.90", 1, "refused"),
+        ("198.51.100.91", 0, "no record"),
+        ("203.0.113.1", 0, "sets     BLOCK=550 No mail from there, sorry."),
+        ("2001:db8:1:2::3", 0, "sets     RELAYCLIENT="),
+    ] {
+        let ran = run(&scratch, &["query", "rules.dat", client]);
+        assert_eq!(ran.status, status, "{client}: {ran:?}");
+        assert!(ran.out.contains(part), "{client}: {}", ran.out);
+    }
+}
+
+#[test]
+fn help_and_the_manual_name_the_same_commands() {
+    let scratch = Scratch::new();
+    let words = |text: &str, marker: &str| -> Vec<String> {
+        let lines = text.lines().filter_map(|line| line.split_once(marker).map(|(_, rest)| rest));
+        lines.filter_map(|rest| rest.split_whitespace().next()).map(str::to_owned).collect()
+    };
+    let help = words(&succeed(&scratch, &["--help"]), "couriertcpd-access ");
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("man/couriertcpd-access.8")).unwrap();
+    assert_eq!(words(&page, ".It Cm "), help);
+    assert_eq!(words(page.split(".Sh DESCRIPTION").next().unwrap(), ".Cm "), help);
+}
