@@ -8,7 +8,7 @@
 use std::ffi::{CStr, CString};
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::os::raw::{c_char, c_int, c_uint};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
@@ -146,6 +146,12 @@ fn take(datum: gdbm_sys::datum) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
+/// libgdbm would wait for ever at a FIFO, so that a file is looked at first.
+fn regular_file(path: &Path) -> Result<File, DbError> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(DbError::NotGdbm) }
+}
+
 /// An open database; closed on drop.
 #[derive(Debug)]
 struct Database(Handle);
@@ -160,13 +166,14 @@ impl Database {
         NonNull::new(file).map(Database).ok_or_else(DbError::last)
     }
 
-    /// libgdbm would wait for ever at a FIFO, so that the file is looked at first.
+    /// Checks all of the file first.
     fn open_reader(path: &Path) -> Result<Self, DbError> {
-        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
-        if !file.metadata()?.is_file() {
-            return Err(DbError::NotGdbm);
-        }
+        let file = regular_file(path)?;
         verify::verify(&file)?;
+        Database::open_unchecked(path)
+    }
+
+    fn open_unchecked(path: &Path) -> Result<Self, DbError> {
         let database = Database::open(path, gdbm_sys::GDBM_READER | NO_MMAP | VERIFY, 0)?;
         database.set_cache_size(READER_CACHE);
         Ok(database)
@@ -250,6 +257,8 @@ pub struct AccessDb {
     database: Database,
     /// Set while the handle is of no use: after one error libgdbm answers nothing more on it.
     failed: Option<Failed>,
+    /// The same file, if not all of it was checked at open.
+    unchecked: Option<File>,
 }
 
 impl AccessDb {
@@ -257,17 +266,27 @@ impl AccessDb {
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, StartError> {
         let path = path.into();
         let database = open_for_user(&path)?;
-        Ok(AccessDb { path, database, failed: None })
+        Ok(AccessDb { path, database, failed: None, unchecked: None })
     }
 
     pub fn path(&self) -> &Path {
         &self.path
     }
 
+    /// Like [`AccessDb::open`] for a program that asks a few keys and ends: what is asked is
+    /// checked, and not all of a large file.
+    pub fn open_to_ask(path: impl Into<PathBuf>) -> Result<Self, StartError> {
+        let path = path.into();
+        let file = regular_file(&path).map_err(|error| cannot_open(&path, error))?;
+        let database = Database::open_unchecked(&path).map_err(|error| cannot_open(&path, error))?;
+        Ok(AccessDb { path, database, failed: None, unchecked: Some(file) })
+    }
+
     /// Opens the file anew (SIGHUP). If it does not open well, the old one stays in force.
     pub fn reload(&mut self) -> Result<(), StartError> {
         self.database = open_for_user(&self.path)?;
         self.failed = None;
+        self.unchecked = None;
         Ok(())
     }
 
@@ -289,10 +308,14 @@ impl AccessDb {
 }
 
 fn open_for_user(path: &Path) -> Result<Database, StartError> {
-    Database::open_reader(path).map_err(|error| match error {
+    Database::open_reader(path).map_err(|error| cannot_open(path, error))
+}
+
+fn cannot_open(path: &Path, error: DbError) -> StartError {
+    match error {
         DbError::NotGdbm => StartError::File { path: path.into(), doing: "not a GDBM database", error: None },
         error => StartError::file(path, "cannot open", error),
-    })
+    }
 }
 
 impl Lookup for AccessDb {
@@ -307,6 +330,10 @@ impl Lookup for AccessDb {
             self.failed = Some(Failed::now());
             self.database = Database::open_reader(&self.path)?;
             self.failed = None;
+            self.unchecked = None;
+        }
+        if let Some(file) = &self.unchecked {
+            verify::verify_bucket_of(file, key)?;
         }
         let result = self.database.fetch(key);
         if result.is_err() {
@@ -314,6 +341,19 @@ impl Lookup for AccessDb {
         }
         result
     }
+}
+
+/// True if `path` begins as GDBM's files do, on this machine or another: whoever asks takes it for
+/// a database and not for text, however damaged it is.
+pub fn has_magic(path: &Path) -> bool {
+    let mut start = [0; 4];
+    let read = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
+        .and_then(|mut file| if file.metadata()?.is_file() { file.read_exact(&mut start) } else { Ok(()) });
+    let known = |first: u8, rest: [u8; 3]| (0xcd..=0xd1).contains(&first) && rest == [0x9a, 0x57, 0x13];
+    read.is_ok() && (known(start[0], [start[1], start[2], start[3]]) || known(start[3], [start[2], start[1], start[0]]))
 }
 
 /// A new database, for one writer. It is whole only after [`Writer::finish`].

@@ -15,6 +15,7 @@
 //!
 //! There is one thread, always, so forking is safe.
 
+pub mod access_tool;
 pub mod accessdb;
 pub mod addr;
 pub mod children;

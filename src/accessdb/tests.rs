@@ -239,6 +239,11 @@ fn damaged_bytes_neither_crash_nor_hang() {
                 let _ = db.keys();
             }
         }
+        if round % 4 == 0 {
+            if let Ok(mut db) = AccessDb::open_to_ask(&path) {
+                assert_no_key_is_missed(&mut db, &format!("round {round}, asked at once"));
+            }
+        }
         slowest = slowest.max(start.elapsed());
         assert!(start.elapsed() < Duration::from_secs(5), "round {round} took {:?}", start.elapsed());
     }
@@ -270,6 +275,9 @@ fn a_block_of_zeros_is_noticed_wherever_it_takes_a_record() {
         match AccessDb::open(&path) {
             Err(_) => refused += 1,
             Ok(mut db) => assert_no_key_is_missed(&mut db, &format!("block {block}")),
+        }
+        if let Ok(mut db) = AccessDb::open_to_ask(&path) {
+            assert_no_key_is_missed(&mut db, &format!("block {block}, asked at once"));
         }
     }
     assert!(refused >= 8, "{refused}");

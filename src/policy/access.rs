@@ -141,7 +141,7 @@ impl Record {
 
 /// The text between the separating commas, behind the optional `allow` and its comma. A NUL ends
 /// the record, since neither the original nor the environment can hold one.
-fn assignments(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn assignments(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     let until_nul = value.split(|&b| b == 0).next().unwrap_or_default();
     let rest = until_nul.strip_prefix(ALLOW).unwrap_or(until_nul);
     let rest = rest.strip_prefix(b",").unwrap_or(rest);
@@ -176,7 +176,7 @@ fn is_blank(byte: u8) -> bool {
 
 impl Variable {
     /// None for an empty assignment, and for one without a name, which no environment can hold.
-    fn parse(text: &[u8]) -> Option<Variable> {
+    pub(crate) fn parse(text: &[u8]) -> Option<Variable> {
         let mut quote = None;
         let mut plain: Vec<u8> = text.iter().copied().filter(|&b| !step_quote(&mut quote, b)).collect();
         // Blanks go after the quotes: those at the ends go even if they were quoted.
