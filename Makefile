@@ -64,7 +64,8 @@ FILES = $(foreach p,$(PROGRAMS),755:$(OUT)/$p:$(SBINDIR)/$p) \
 	$(foreach i,$(INIT),$(FILES_$i))
 FILES_sysv    = 755:contrib/init/couriertcpd:$(SYSCONFDIR)/init.d/couriertcpd
 FILES_openrc  = 755:contrib/openrc/couriertcpd:$(SYSCONFDIR)/init.d/couriertcpd
-FILES_systemd = 644:contrib/systemd/couriertcpd@.service:$(SYSTEMDDIR)/system/couriertcpd@.service \
+FILES_systemd = 644:contrib/systemd/couriertcpd.service:$(SYSTEMDDIR)/system/couriertcpd.service \
+	644:contrib/systemd/couriertcpd@.service:$(SYSTEMDDIR)/system/couriertcpd@.service \
 	644:contrib/systemd/couriertcpd@.socket:$(SYSTEMDDIR)/system/couriertcpd@.socket \
 	755:contrib/systemd/couriertcpd-generator:$(SYSTEMDDIR)/system-generators/couriertcpd-generator
 
