@@ -2,10 +2,16 @@
 
 PREFIX      = /usr/local
 SBINDIR     = $(PREFIX)/sbin
+LIBEXECDIR  = $(PREFIX)/lib/couriertcpd
 SYSCONFDIR  = $(PREFIX)/etc
 MANDIR      = $(PREFIX)/share/man
 DOCDIR      = $(PREFIX)/share/doc/couriertcpd
 RUNSTATEDIR = /run
+LOGDIR      = /var/log/couriertcpd
+# systemd looks in lib/systemd of /usr and of /usr/local.
+SYSTEMDDIR  = $(PREFIX)/lib/systemd
+# Which start scripts are installed: sysv, systemd, openrc (sysv and openrc have the same name).
+INIT        = sysv systemd
 DESTDIR     =
 
 CARGO      = cargo
@@ -23,6 +29,7 @@ OUT = $(or $(CARGO_TARGET_DIR),target)$(and $(CARGO_BUILD_TARGET),/$(CARGO_BUILD
 PROGRAMS = couriertcpd couriertcpd-access
 MAN      = $(wildcard man/*.[58])
 DOCS     = README.md CHANGELOG.md LICENSE
+EXAMPLES = $(wildcard contrib/examples/*.conf)
 
 # No path of the build folder reaches the programs: two folders give the same bytes.
 HERE  = $(CURDIR)=.
@@ -47,18 +54,39 @@ check:
 	@scripts/deps check
 	@CARGO="$(CARGO)" CARGOFLAGS="$(CARGOFLAGS) $(FEATURES)" OUT="$(OUT)" scripts/check
 
+# What is installed, each as MODE:SOURCE:TARGET.
+FILES = $(foreach p,$(PROGRAMS),755:$(OUT)/$p:$(SBINDIR)/$p) \
+	$(foreach m,$(notdir $(MAN)),644:man/$m:$(MANDIR)/man$(subst .,,$(suffix $m))/$m) \
+	$(foreach d,$(DOCS),644:$d:$(DOCDIR)/$d) \
+	$(foreach e,$(EXAMPLES),644:$e:$(DOCDIR)/examples/$(notdir $e)) \
+	755:contrib/init/instance:$(LIBEXECDIR)/instance \
+	644:contrib/logrotate:$(SYSCONFDIR)/logrotate.d/couriertcpd \
+	$(foreach i,$(INIT),$(FILES_$i))
+FILES_sysv    = 755:contrib/init/couriertcpd:$(SYSCONFDIR)/init.d/couriertcpd
+FILES_openrc  = 755:contrib/openrc/couriertcpd:$(SYSCONFDIR)/init.d/couriertcpd
+FILES_systemd = 644:contrib/systemd/couriertcpd.service:$(SYSTEMDDIR)/system/couriertcpd.service \
+	644:contrib/systemd/couriertcpd@.service:$(SYSTEMDDIR)/system/couriertcpd@.service \
+	644:contrib/systemd/couriertcpd@.socket:$(SYSTEMDDIR)/system/couriertcpd@.socket \
+	755:contrib/systemd/couriertcpd-generator:$(SYSTEMDDIR)/system-generators/couriertcpd-generator
+
+# In what comes from contrib/ the folders are written in.
+SUBST = $(foreach v,SBINDIR SYSCONFDIR LIBEXECDIR RUNSTATEDIR LOGDIR,-e 's,@$v@,$($v),g')
+
 # Copies what "make" built; builds nothing and asks nothing of this machine.
 install:
-	@for p in $(PROGRAMS); do test -x $(OUT)/$$p || { echo "$(OUT)/$$p is not built: run make first" >&2; exit 1; }; done
-	install -d $(DESTDIR)$(SBINDIR) $(DESTDIR)$(MANDIR)/man5 $(DESTDIR)$(MANDIR)/man8 $(DESTDIR)$(DOCDIR)
-	install -m 755 $(PROGRAMS:%=$(OUT)/%) $(DESTDIR)$(SBINDIR)
-	for m in $(MAN); do install -m 644 $$m $(DESTDIR)$(MANDIR)/man$${m##*.}/ || exit 1; done
-	install -m 644 $(DOCS) $(DESTDIR)$(DOCDIR)
+	@for f in $(FILES); do \
+		mode=$${f%%:*} target=$(DESTDIR)$${f##*:} source=$${f#*:}; source=$${source%:*}; \
+		test -e $$source || { echo "$$source is not there: run make first" >&2; exit 1; }; \
+		install -d $${target%/*} && install -m $$mode $$source $$target || exit 1; \
+		case $$source in contrib/*) sed $(SUBST) $$source >$$target || exit 1 ;; esac; \
+		echo "  $$target"; \
+	done
+	@install -d $(DESTDIR)$(SYSCONFDIR)/couriertcpd
 
+# Leaves the folder of the instances, with what the administrator put there.
 uninstall:
-	rm -f $(PROGRAMS:%=$(DESTDIR)$(SBINDIR)/%) $(DOCS:%=$(DESTDIR)$(DOCDIR)/%)
-	for m in $(MAN:man/%=%); do rm -f $(DESTDIR)$(MANDIR)/man$${m##*.}/$$m; done
-	-rmdir $(DESTDIR)$(DOCDIR)
+	@for f in $(FILES); do rm -f $(DESTDIR)$${f##*:} || exit 1; done
+	@-rmdir $(DESTDIR)$(DOCDIR)/examples $(DESTDIR)$(DOCDIR) $(DESTDIR)$(LIBEXECDIR) $(DESTDIR)$(SYSCONFDIR)/couriertcpd 2>/dev/null || true
 
 # Fills vendor/ with the crates, for a build without a network: see vendor/README.md.
 vendor:
