@@ -32,9 +32,9 @@ const QUERIES_PER_SOCKET: u32 = 250;
 /// The end of one query.
 #[derive(Debug)]
 pub struct Reply {
-    /// Where the question was when the query started, and which query of it this is.
+    /// Where the question was when the query started, and which query this is.
     pub place: Place,
-    pub generation: u32,
+    pub number: u32,
     pub outcome: Outcome,
 }
 
@@ -93,7 +93,7 @@ impl Channel {
     }
 
     /// Starts a query. Its end is always a [`Reply`], perhaps before this returns.
-    pub fn send(&mut self, name: &str, kind: DnsRecordType, place: Place, generation: u32) {
+    pub fn send(&mut self, name: &str, kind: DnsRecordType, place: Place, number: u32) {
         let basket = self.basket.clone();
         // The whole reply is asked for: the usual calls withhold it when there are no records, and
         // with it how long that holds.
@@ -105,11 +105,11 @@ impl Channel {
                         Ok(reply) => reply::read(reply),
                         Err(error) => Outcome::Failed(error.into()),
                     };
-                    basket.put(Reply { place, generation, outcome });
+                    basket.put(Reply { place, number, outcome });
                 });
             }
             Err(error) => {
-                basket.put(Reply { place, generation, outcome: Outcome::Failed(Failure::from(error)) });
+                basket.put(Reply { place, number, outcome: Outcome::Failed(Failure::from(error)) });
             }
         }
     }

@@ -25,7 +25,7 @@ use mio::{Registry, Token};
 
 use crate::config::{Lookups, Zone};
 use crate::error::StartError;
-use crate::policy::question::{Answer, Family, ListingKind, Question};
+use crate::policy::question::{Answer, Family, ListingKind, Question, Records};
 use crate::sys;
 use crate::table::Key;
 
@@ -34,12 +34,13 @@ use super::channel::{Basket, Channel, Reply};
 use super::name;
 use super::reply::{FAILURE_TTL, Failure, Outcome};
 use super::sockets::Sockets;
-use super::waiting::{Added, Waiters, Waiting, is_before};
+use super::table::Place;
+use super::waiting::{Added, Expected, Waiters, Waiting, is_before, next_number};
 
 /// Queries in flight that somebody waits for. One takes some 1,100 bytes, nearly all of them in
 /// c-ares, so this many take 2.2 MB; a question in the queue takes 64. With answers 50 ms late it
 /// still allows 40,000 a second, more than one processor can ask.
-const MAX_WANTED: usize = 2000;
+pub(super) const MAX_WANTED: usize = 2000;
 /// Queries in flight, those included that nobody waits for any more. They cannot be cancelled, and
 /// while a server is silent they take long to end: they must not keep others from being asked, nor
 /// pile up. c-ares itself hangs at 65,536.
@@ -47,6 +48,11 @@ const MAX_IN_FLIGHT: usize = 2 * MAX_WANTED;
 /// Queries started in one turn, so that a burst neither holds up the loop for long nor has more
 /// replies come in than the sockets' buffers hold before they are read.
 const MAX_STARTED: usize = 256;
+/// Channels for queries that go alone. A socket each, so few; beyond it, the question fails.
+const MAX_ALONE: usize = 64;
+/// Answers larger than this, in bytes, are not kept: strangers' zones can make them large, and so
+/// `-dnscache` bounds memory, not just a number. A hundred addresses or sixty names are less.
+const MAX_KEPT: usize = 4096;
 /// A peak of at least this many questions is worth giving its memory back.
 const PEAK: usize = 256;
 /// After a peak, memory is given back no more often than this: it costs up to milliseconds.
@@ -128,7 +134,8 @@ pub struct Resolver {
     channel: Option<Channel>,
     /// When to try again to make one.
     reopen_at: Instant,
-    /// Replaced channels whose last queries have not ended.
+    /// Channels that take no new queries and whose last ones have not ended: replaced ones, and those
+    /// made for one query.
     old: Vec<Channel>,
     /// While there are old channels after a reload: the first query that went to the new servers.
     fresh: Option<u32>,
@@ -327,12 +334,16 @@ impl Resolver {
         self.reopen_at = now + REOPEN_AFTER;
         // Looked at before it is read: a change in between is then seen as one.
         let stamp = Stamp::of(&self.settings.resolv_conf);
-        let Settings { nameservers, resolv_conf, .. } = &self.settings;
-        let channel = Channel::open(nameservers, resolv_conf, &self.sockets, self.basket.clone());
+        let channel = self.make_channel()?;
         self.stamp = stamp;
-        let old = self.channel.replace(channel.map_err(io::Error::other)?);
+        let old = self.channel.replace(channel);
         self.old.extend(old.filter(|channel| !channel.is_idle()));
         Ok(())
+    }
+
+    fn make_channel(&self) -> io::Result<Channel> {
+        let Settings { nameservers, resolv_conf, .. } = &self.settings;
+        Channel::open(nameservers, resolv_conf, &self.sockets, self.basket.clone()).map_err(io::Error::other)
     }
 
     fn may_start(&self) -> bool {
@@ -347,21 +358,21 @@ impl Resolver {
                 // If it fails again, the question fails, and the next try is a moment later.
                 let _ = self.open(now);
             }
-            let generation = self.next;
-            let Some((place, question)) = self.waiting.send_next(generation) else { break };
-            self.next = generation.wrapping_add(1);
+            let number = self.next;
+            let Some((place, question)) = self.waiting.send_next(number) else { break };
+            self.next = next_number(number);
             self.allowance -= 1;
             self.in_flight += 1;
             let failure = match (name::of(question, &self.settings.zones), &mut self.channel) {
                 (Some(name), Some(channel)) => {
                     self.counts.sent += 1;
-                    channel.send(&name, record_type(question), place, generation);
+                    channel.send(&name, record_type(question), place, number);
                     continue;
                 }
                 (None, _) => Failure::BadName,
                 (_, None) => Failure::NoChannel,
             };
-            self.basket.put(Reply { place, generation, outcome: Outcome::Failed(failure) });
+            self.basket.put(Reply { place, number, outcome: Outcome::Failed(failure) });
         }
         self.next != before
     }
@@ -369,13 +380,16 @@ impl Resolver {
     /// Takes what has ended out of the basket: into the cache, and to those who wait.
     fn collect(&mut self, now: Instant) {
         let second = self.second(now);
-        for Reply { place, generation, outcome } in self.basket.take() {
+        for Reply { place, number, outcome } in self.basket.take() {
             self.in_flight -= 1;
             // What is no longer expected has been asked again meanwhile.
-            let Some(wanted) = self.waiting.expects(place, generation) else { continue };
-            let stale = self.fresh.is_some_and(|fresh| is_before(generation, fresh));
+            let Some(Expected { wanted, alone }) = self.waiting.expects(place, number) else { continue };
+            let stale = self.fresh.is_some_and(|fresh| is_before(number, fresh));
             if stale && wanted && matches!(outcome, Outcome::Failed(_)) {
                 self.waiting.requeue(place);
+                continue;
+            }
+            if outcome == Outcome::Failed(Failure::Malformed) && wanted && !alone && self.send_alone(place) {
                 continue;
             }
             let Some((question, waiters)) = self.waiting.finish(place) else { continue };
@@ -385,13 +399,33 @@ impl Resolver {
                 Outcome::Failed(failure) => (Answer::Failed, FAILURE_TTL, Some(failure)),
             };
             self.counts.failures += u64::from(failure.is_some());
-            if !stale {
+            if !stale && size(&answer) <= MAX_KEPT {
                 self.cache.put(question.clone(), answer.clone(), second, ttl);
             }
             if wanted {
                 self.finished.push_back(Finished { question, answer, waiters, failure });
             }
         }
+    }
+
+    /// Asks once more, on a channel of its own. At a malformed reply c-ares closes the socket, and
+    /// counts that as a try of every query on it: whoever gets such replies sent for his own names
+    /// would make other lookups fail, those of the lists that have him included. True if it was sent.
+    fn send_alone(&mut self, place: Place) -> bool {
+        if self.old.len() >= MAX_ALONE {
+            return false;
+        }
+        let Ok(mut channel) = self.make_channel() else { return false };
+        let number = self.next;
+        let Some(question) = self.waiting.send_alone(place, number) else { return false };
+        let Some(name) = name::of(question, &self.settings.zones) else { return false };
+        let kind = record_type(question);
+        self.next = next_number(number);
+        self.in_flight += 1;
+        self.counts.sent += 1;
+        channel.send(&name, kind, place, number);
+        self.old.push(channel);
+        true
     }
 
     fn is_past_peak(&self) -> bool {
@@ -423,6 +457,18 @@ fn record_type(question: &Question) -> DnsRecordType {
         Question::Addresses(_, Family::V4) | Question::Listing { kind: ListingKind::A, .. } => DnsRecordType::A,
         Question::Addresses(_, Family::V6) => DnsRecordType::AAAA,
         Question::Listing { kind: ListingKind::Txt, .. } => DnsRecordType::TXT,
+    }
+}
+
+/// What an answer takes, about.
+fn size(answer: &Answer) -> usize {
+    /// A pointer with its length, and the counts of what it leads to.
+    const SHARED: usize = 32;
+    let Answer::Found(records) = answer else { return 0 };
+    match &**records {
+        Records::Names(names) => names.iter().map(|name| SHARED + name.len()).sum(),
+        Records::Addresses(addresses) => size_of_val(addresses.as_slice()),
+        Records::Text(text) => text.len(),
     }
 }
 

@@ -4,7 +4,7 @@
 //! `nss` has the name service switch asked by processes of its own, for `-resolver=nss`. Both keep
 //! what they learn in a `cache`.
 
-pub mod cache;
+mod cache;
 mod channel;
 mod client;
 mod name;

@@ -19,9 +19,9 @@ use crate::policy::question::{MAX_NAMES, MAX_TEXT, Records};
 /// CNAMEs followed from one question; a longer chain is taken for a loop. Recursive servers stop
 /// at 8 to 16 themselves.
 const MAX_CHAIN: usize = 16;
-/// A or AAAA records kept of a reply. A zone that gives one name more addresses than this makes
-/// its own hosts unconfirmed.
-const MAX_ADDRESSES: usize = 256;
+/// A or AAAA records read from a reply. A zone that gives one name more addresses than this makes its
+/// own hosts unconfirmed.
+const MAX_ADDRESSES: usize = 1024;
 /// Bounds of the time that an answer is kept, in seconds.
 const TTL: std::ops::RangeInclusive<u32> = 10..=3600;
 /// How long a failure is kept.
@@ -67,7 +67,9 @@ pub enum Failure {
     Refused,
     /// Another error code.
     OtherCode,
-    /// A reply that makes no sense: malformed, cut short over TCP, a loop of CNAMEs.
+    /// A reply that is no DNS message, to this query or to another on the same socket.
+    Malformed,
+    /// A reply that makes no sense: cut short over TCP, a loop of CNAMEs.
     Nonsense,
     /// The name cannot be asked for.
     BadName,
@@ -85,6 +87,7 @@ impl fmt::Display for Failure {
             Failure::ServFail => "the name server could not find out (SERVFAIL)",
             Failure::Refused => "the name server refused to answer (REFUSED)",
             Failure::OtherCode => "the name server answered with an error code",
+            Failure::Malformed => "a name server's reply is malformed",
             Failure::Nonsense => "the name server's reply makes no sense",
             Failure::BadName => "not a name that can be asked for",
             Failure::NoChannel => "the DNS client could not be set up",
@@ -102,7 +105,7 @@ impl From<c_ares::Error> for Failure {
             Error::ESERVFAIL => Failure::ServFail,
             Error::EREFUSED => Failure::Refused,
             Error::ENOTIMP | Error::EFORMERR => Failure::OtherCode,
-            Error::EBADRESP => Failure::Nonsense,
+            Error::EBADRESP => Failure::Malformed,
             Error::EBADNAME | Error::EBADQUERY | Error::EBADSTR => Failure::BadName,
             _ => Failure::Local,
         }
@@ -335,7 +338,7 @@ mod tests {
             many = many.record(Record::a(&IpAddr::from((n + 1).to_be_bytes()).to_string()));
         }
         let Outcome::Found(Found::Addresses(kept), 300) = reply("h.example", A, many) else { panic!("no addresses") };
-        assert_eq!((kept.len(), kept[255]), (256, "0.0.1.0".parse().unwrap()));
+        assert_eq!((kept.len(), kept[1023]), (1024, "0.0.4.0".parse().unwrap()));
         let mut many = Message::new();
         for n in 0..500 {
             many = many.record(Record::ptr(&format!("n{n}.example")));

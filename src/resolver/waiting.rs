@@ -62,14 +62,67 @@ impl Waiters {
     }
 }
 
+/// Bits of a query's number. A query ends within minutes, so that in that time no number comes again.
+const NUMBER_BITS: u32 = 30;
+
+/// The number after `number`.
+pub fn next_number(number: u32) -> u32 {
+    (number + 1) & ((1 << NUMBER_BITS) - 1)
+}
+
+/// True if query `a` was started before query `b`, both being recent.
+pub fn is_before(a: u32, b: u32) -> bool {
+    ((a.wrapping_sub(b) << (u32::BITS - NUMBER_BITS)) as i32) < 0
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// In the queue.
+    Queued,
+    /// Sent; the query that was last started for it. An answer to an earlier one does not count.
+    Sent(u32),
+    /// The same, on a socket that no other query shares.
+    Alone(u32),
+}
+
 struct Entry {
     waiters: Waiters,
-    /// The query that was last started for it; an answer to an earlier one does not count.
-    generation: u32,
     /// When it was first asked for, in milliseconds by a clock that may wrap.
     since: u32,
-    /// True once its query has been started; until then it is in the queue.
-    sent: bool,
+    /// A [`Stage`] in four bytes.
+    stage: u32,
+}
+
+impl Entry {
+    fn stage(&self) -> Stage {
+        let number = self.stage >> 2;
+        match self.stage & 3 {
+            0 => Stage::Queued,
+            1 => Stage::Sent(number),
+            _ => Stage::Alone(number),
+        }
+    }
+
+    fn set_stage(&mut self, stage: Stage) {
+        self.stage = match stage {
+            Stage::Queued => 0,
+            Stage::Sent(number) => number << 2 | 1,
+            Stage::Alone(number) => number << 2 | 2,
+        };
+    }
+
+    fn is_sent(&self) -> bool {
+        self.stage() != Stage::Queued
+    }
+}
+
+/// What is expected of a query that has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expected {
+    /// Somebody waits for the answer.
+    pub wanted: bool,
+    /// No other query shared its socket.
+    pub alone: bool,
 }
 
 #[derive(Default)]
@@ -104,22 +157,23 @@ impl Waiting {
         self.wanted
     }
 
-    /// Adds a waiter. A question whose query was started before generation `fresh` is queued again:
-    /// the servers may have changed since, and the old ones be dead.
+    /// Adds a waiter. A question whose query was started before query `fresh` is queued again: the servers may have changed since, and the old ones be dead.
     pub fn add(&mut self, question: &Question, waiter: Key, now: u32, fresh: Option<u32>) -> Added {
         let Some(place) = self.table.find(question) else {
-            let entry = Entry { waiters: Waiters::One(waiter), generation: 0, since: now, sent: false };
+            let entry = Entry { waiters: Waiters::One(waiter), since: now, stage: 0 };
             let place = self.table.insert(question.clone(), entry);
             self.table.push(&mut self.queue, place);
             return Added::Queued;
         };
         let Some(entry) = self.table.get_mut(place) else { return Added::Queued };
-        if entry.sent && entry.waiters.is_empty() {
+        if entry.waiters.is_empty() {
             self.wanted += 1;
             entry.since = now;
         }
         entry.waiters.add(waiter);
-        if entry.sent && fresh.is_some_and(|fresh| is_before(entry.generation, fresh)) {
+        if let (Stage::Sent(number) | Stage::Alone(number), Some(fresh)) = (entry.stage(), fresh)
+            && is_before(number, fresh)
+        {
             self.requeue(place);
         }
         Added::Shared
@@ -133,7 +187,7 @@ impl Waiting {
         if !entry.waiters.remove(waiter) || !entry.waiters.is_empty() {
             return;
         }
-        if entry.sent {
+        if entry.is_sent() {
             self.wanted -= 1;
         } else {
             self.table.unlink(&mut self.queue, place);
@@ -141,28 +195,39 @@ impl Waiting {
         }
     }
 
-    /// Takes the question that has been longest in the queue, to be sent as query `generation`.
-    pub fn send_next(&mut self, generation: u32) -> Option<(Place, &Question)> {
+    /// Takes the question that has been longest in the queue, to be sent as query `number`.
+    pub fn send_next(&mut self, number: u32) -> Option<(Place, &Question)> {
         let place = self.queue.first()?;
         self.table.unlink(&mut self.queue, place);
-        let entry = self.table.get_mut(place)?;
-        (entry.sent, entry.generation) = (true, generation);
+        self.table.get_mut(place)?.set_stage(Stage::Sent(number));
         self.wanted += 1;
         Some((place, self.table.question(place)))
     }
 
-    /// True if the answer to query `generation` of the entry at `place` is still the one expected,
-    /// and if so, whether somebody waits for it.
-    pub fn expects(&self, place: Place, generation: u32) -> Option<bool> {
-        let entry = self.table.get(place)?;
-        (entry.sent && entry.generation == generation).then(|| !entry.waiters.is_empty())
+    /// A question that was sent is sent once more, by itself, as query `number`.
+    pub fn send_alone(&mut self, place: Place, number: u32) -> Option<&Question> {
+        self.table.get_mut(place)?.set_stage(Stage::Alone(number));
+        Some(self.table.question(place))
     }
 
-    /// Puts a question that was sent at the end of the queue again.
+    /// What is expected of the answer to query `number` for the question at `place`; none if it is
+    /// not expected any more.
+    pub fn expects(&self, place: Place, number: u32) -> Option<Expected> {
+        let entry = self.table.get(place)?;
+        let wanted = !entry.waiters.is_empty();
+        match entry.stage() {
+            Stage::Sent(n) if n == number => Some(Expected { wanted, alone: false }),
+            Stage::Alone(n) if n == number => Some(Expected { wanted, alone: true }),
+            _ => None,
+        }
+    }
+
+    /// Puts a question that was sent and is waited for at the end of the queue again.
     pub fn requeue(&mut self, place: Place) {
         if let Some(entry) = self.table.get_mut(place)
-            && std::mem::take(&mut entry.sent)
+            && entry.is_sent()
         {
+            entry.set_stage(Stage::Queued);
             self.wanted -= 1;
             self.table.push(&mut self.queue, place);
         }
@@ -178,17 +243,12 @@ impl Waiting {
     /// Whether `question` is sent, and since when it is asked for; none if nobody waits for it.
     pub fn state(&self, question: &Question) -> Option<(bool, u32)> {
         let entry = self.table.get(self.table.find(question)?)?;
-        (!entry.waiters.is_empty()).then_some((entry.sent, entry.since))
+        (!entry.waiters.is_empty()).then_some((entry.is_sent(), entry.since))
     }
 
     pub fn shrink(&mut self) {
         self.table.shrink();
     }
-}
-
-/// True if query `a` was started before query `b`; the numbers may wrap.
-pub fn is_before(a: u32, b: u32) -> bool {
-    (a.wrapping_sub(b) as i32) < 0
 }
 
 #[cfg(test)]
@@ -226,7 +286,7 @@ mod tests {
         assert_eq!(order, [question(1), question(2), question(3)]);
         assert_eq!((waiting.wanted(), waiting.queued()), (3, 0));
         assert_eq!(waiting.state(&question(2)), Some((true, 0)));
-        assert_eq!(waiting.expects(places[1], 1), Some(true));
+        assert_eq!(waiting.expects(places[1], 1), Some(Expected { wanted: true, alone: false }));
         assert_eq!(waiting.expects(places[1], 0), None);
         let (asked, waiters) = waiting.finish(places[1]).unwrap();
         assert_eq!((asked, waiters.as_slice()), (question(2), &[key(2), key(9)][..]));
@@ -273,25 +333,41 @@ mod tests {
         let (place, asked) = waiting.send_next(0).unwrap();
         assert_eq!(*asked, question(2));
         waiting.remove(&question(2), key(1));
-        assert_eq!((waiting.wanted(), waiting.len(), waiting.expects(place, 0)), (0, 1, Some(false)));
+        assert_eq!(
+            (waiting.wanted(), waiting.len(), waiting.expects(place, 0)),
+            (0, 1, Some(Expected { wanted: false, alone: false }))
+        );
         assert_eq!(waiting.add(&question(2), key(3), 50, None), Added::Shared);
         assert_eq!((waiting.wanted(), waiting.state(&question(2))), (1, Some((true, 50))));
         assert_eq!(waiting.finish(place).unwrap().1, Waiters::One(key(3)));
         assert_eq!((waiting.wanted(), waiting.len()), (0, 0));
     }
 
+    const LAST: u32 = (1 << NUMBER_BITS) - 1;
+
+    #[test]
+    fn numbers_wrap() {
+        assert_eq!((next_number(LAST), next_number(5)), (0, 6));
+        for (a, b, expected) in [(1, 2, true), (2, 1, false), (3, 3, false), (LAST, 0, true), (0, LAST, false)] {
+            assert_eq!(is_before(a, b), expected, "{a} {b}");
+        }
+    }
+
     #[test]
     fn what_the_old_servers_were_asked_is_asked_again() {
         let mut waiting = Waiting::default();
         waiting.add(&question(1), key(1), 0, None);
-        let (place, _) = waiting.send_next(u32::MAX).unwrap();
+        let (place, _) = waiting.send_next(LAST).unwrap();
         waiting.add(&question(1), key(2), 0, Some(0));
         assert_eq!((waiting.queued(), waiting.wanted()), (1, 0));
-        assert_eq!(waiting.expects(place, u32::MAX), None, "the old answer no longer counts");
+        assert_eq!(waiting.expects(place, LAST), None, "the old answer no longer counts");
         let (again, _) = waiting.send_next(0).unwrap();
         assert_eq!((again, waiting.wanted()), (place, 1));
         waiting.add(&question(1), key(3), 0, Some(0));
         assert_eq!(waiting.queued(), 0);
+        assert_eq!(waiting.send_alone(place, LAST), Some(&question(1)));
+        assert_eq!(waiting.expects(place, 0), None);
+        assert_eq!(waiting.expects(place, LAST), Some(Expected { wanted: true, alone: true }));
         assert_eq!(waiting.finish(place).unwrap().1.as_slice().len(), 3);
     }
 }
