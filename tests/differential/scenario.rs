@@ -124,6 +124,8 @@ impl Scenario {
         let scratch = Scratch::new();
         let fill = |text: &str| text.replace("{dir}", scratch.path().to_str().expect("a UTF-8 path"));
         let mut builder = Builder::default().program(program).bare().options(self.options.iter().map(|o| fill(o)));
+        // The reference makes a file of the name, for -stderr=socket.
+        builder = builder.directory(scratch.path());
         for (name, value) in self.environment {
             builder = builder.env(name, fill(value));
         }
