@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::addr::Ipv4Form;
+use crate::addr::{self, Ipv4Form};
 
 /// Everything the daemon runs by.
 #[derive(Debug, Clone)]
@@ -27,6 +27,8 @@ pub struct Config {
     /// `-drop`: the variables that refuse a connection when set and not empty. Empty: no `-drop`.
     pub drop: Vec<Vec<u8>>,
     pub limits: Limits,
+    /// `-haproxy`; none: connections have no PROXY header.
+    pub proxy: Option<Proxy>,
     pub lookups: Lookups,
     /// `-allow` and `-block`, in the order of the command line.
     pub lists: Vec<DnsList>,
@@ -101,6 +103,40 @@ impl Default for Prefix6 {
 
 /// The block that `-maxperc` counts IPv4 addresses by.
 pub const IPV4_BLOCK_PREFIX: u8 = 24;
+
+/// `-haproxy` and `-proxyfrom`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proxy {
+    /// At least one; the first that fits a connection counts.
+    pub rules: Vec<ProxyRule>,
+    /// `-proxyfrom`: whose headers are believed; empty: everybody's.
+    pub from: Vec<Network>,
+}
+
+/// Connections that begin with a PROXY header.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProxyRule {
+    /// The most that the header may take.
+    pub timeout: Duration,
+    /// Where they come to; none: at every address, at every port.
+    pub address: Option<IpAddr>,
+    pub port: Option<u16>,
+}
+
+/// A block of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    /// Its first address, folded.
+    pub ip: IpAddr,
+    pub prefix: u8,
+}
+
+impl Network {
+    /// Expects a folded address.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        ip.is_ipv4() == self.ip.is_ipv4() && addr::network(ip, self.prefix) == self.ip
+    }
+}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lookups {

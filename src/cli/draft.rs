@@ -10,11 +10,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::dnslist::ListOption;
-use super::{Action, Parsed, list, values};
+use super::{Action, Parsed, list, proxy, values};
 use crate::addr::Ipv4Form;
 use crate::config::{
     Access, Config, DnsList, Handler, HandlerStderr, HostMismatch, Level, Limits, LogConfig, LoggerProgram, Lookups,
-    NameSource, Prefix6, Zone,
+    NameSource, Network, Prefix6, Zone,
 };
 
 /// What to do instead of serving.
@@ -50,6 +50,10 @@ pub(super) struct Draft {
     pub group: Option<String>,
     pub pid_file: Option<PathBuf>,
     pub verb: Option<Verb>,
+    /// `-haproxy`.
+    pub proxy: Vec<proxy::RuleOption>,
+    /// `-proxyfrom`.
+    pub proxy_from: Vec<Network>,
     pub access: Access,
     pub deny_message: Option<Vec<u8>>,
     pub drop: Vec<Vec<u8>>,
@@ -91,6 +95,8 @@ impl Default for Draft {
             group: None,
             pid_file: None,
             verb: None,
+            proxy: Vec::new(),
+            proxy_from: Vec::new(),
             access: Access::default(),
             deny_message: None,
             drop: Vec::new(),
@@ -157,6 +163,7 @@ impl Draft {
         if self.access.local && self.access.file.is_none() {
             warnings.push("-accesslocal does nothing without -access".to_owned());
         }
+        let proxy = proxy::finish(self.proxy, self.proxy_from, Some(&listen), services, warnings)?;
         let (lists, zones) = share_zones(self.lists, &self.any_zones, warnings)?;
         let logger_name = if self.logger_name.is_empty() { last_part(&program) } else { self.logger_name };
         let logger = self.logger.map(|program| LoggerProgram { program, name: logger_name });
@@ -184,6 +191,7 @@ impl Draft {
                 max_pending: self.max_pending,
                 prefix6: self.prefix6,
             },
+            proxy,
             lookups: Lookups {
                 names: if self.host_names { self.resolver } else { NameSource::Off },
                 ident: self.ident,

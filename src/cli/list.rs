@@ -19,7 +19,7 @@ pub(super) fn parse(list: &[u8], default: Option<IpAddr>, services: &Services<'_
     if specs.is_empty() { Err(line("no port in it".to_owned())) } else { Ok(specs) }
 }
 
-fn parse_entry(entry: &str, default: Option<IpAddr>, services: &Services<'_>) -> Result<ListenSpec, String> {
+pub(super) fn parse_entry(entry: &str, default: Option<IpAddr>, services: &Services<'_>) -> Result<ListenSpec, String> {
     let (address, port) = split(entry)?;
     let address = match address {
         None => None,

@@ -85,6 +85,7 @@ pub(crate) fn config() -> Config {
             max_pending: 0,
             prefix6: Prefix6::default(),
         },
+        proxy: None,
         lookups: Lookups {
             names: NameSource::Off,
             ident: false,
