@@ -16,7 +16,9 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 
+use crate::addr::{Ipv4Form, Printed};
 use crate::config::Proxy;
+use crate::policy::env::Delta;
 use crate::policy::limits::Slot;
 use crate::policy::session::Ends;
 use header::{Header, LONGEST, Parsed};
@@ -31,8 +33,6 @@ pub struct Waiting {
     pub slot: Option<Slot>,
     /// When it was accepted.
     pub since: Instant,
-    /// When its time is over.
-    pub deadline: Instant,
 }
 
 /// What became of reading.
@@ -85,6 +85,21 @@ pub fn time_limit(proxy: &Proxy, local: SocketAddr) -> Option<Duration> {
         fits(rule.port.map(|port| port == local.port())) && fits(rule.address.map(|ip| ip == local.ip()))
     });
     rule.map(|rule| rule.timeout)
+}
+
+/// Sets the variables that tell of the proxy. `real` are the two ends of its connection.
+pub fn describe(real: &Ends, header: &Header, form: Ipv4Form, env: &mut Delta) {
+    let mut set = |name: &str, value: &[u8]| env.set(name.as_bytes(), value);
+    set("TCPPROXYIP", Printed(real.peer.ip(), form).to_string().as_bytes());
+    set("TCPPROXYPORT", real.peer.port().to_string().as_bytes());
+    if let Some(Ends { local, .. }) = header.ends {
+        // In the place of ident's answer, as the original has it: it ends up in Received: headers.
+        let text = format!("proxy via {}, port {}", Printed(local.ip(), form), local.port());
+        set("TCPREMOTEINFO", text.as_bytes());
+    }
+    for (name, value) in &header.variables {
+        set(name, value);
+    }
 }
 
 /// True if a header of `peer` is believed.
@@ -142,6 +157,34 @@ mod tests {
         let (mut client, ours) = pair();
         client.write_all(b"EHLO x\r\n").unwrap();
         assert!(matches!(settle(&ours, false), Progress::Bad(_)));
+    }
+
+    #[test]
+    fn variables_tell_of_the_proxy() {
+        let ends = |peer: &str, local: &str| Ends { peer: peer.parse().unwrap(), local: local.parse().unwrap() };
+        let real = ends("192.0.2.9:4000", "192.0.2.1:25");
+        let mut header = Header {
+            length: 0,
+            ends: Some(ends("198.51.100.1:1", "203.0.113.1:2525")),
+            variables: vec![("PROXY_TLS", b"yes".to_vec())],
+        };
+        let got = |header: &Header, form| {
+            let mut env = Delta::default();
+            describe(&real, header, form, &mut env);
+            let lines = env.iter().map(|(n, v)| [n, b"=", v].concat());
+            lines.map(|line| String::from_utf8(line).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            got(&header, Ipv4Form::Mapped),
+            [
+                "TCPPROXYIP=::ffff:192.0.2.9",
+                "TCPPROXYPORT=4000",
+                "TCPREMOTEINFO=proxy via ::ffff:203.0.113.1, port 2525",
+                "PROXY_TLS=yes"
+            ]
+        );
+        header = Header { ends: None, variables: Vec::new(), ..header };
+        assert_eq!(got(&header, Ipv4Form::Plain), ["TCPPROXYIP=192.0.2.9", "TCPPROXYPORT=4000"]);
     }
 
     #[test]

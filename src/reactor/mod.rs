@@ -5,14 +5,15 @@
 //! done it returns as a value; rooms do not know each other or the loop. Nothing in a turn blocks,
 //! and nothing a client, a server or a child does ends the loop: only SIGTERM and SIGINT do.
 //!
-//! `admit` brings a connection from accept to its lookups, `lookups` from there to the verdict,
-//! `conclude` carries the verdict out.
+//! `admit` brings a connection from accept to its lookups (by way of `headers`, if it has a PROXY
+//! header), `lookups` from there to the verdict, `conclude` carries the verdict out.
 
 #![forbid(unsafe_code)]
 
 mod admit;
 mod conclude;
 mod dns;
+mod headers;
 mod lookups;
 pub mod timer;
 pub mod token;
@@ -37,6 +38,7 @@ use crate::log;
 use crate::pending::Pending;
 use crate::policy::env::Base;
 use crate::policy::limits::Occupancy;
+use crate::proxy::Waiting;
 use crate::resolver::nss::NssResolver;
 use crate::signal::Signals;
 use crate::spawn::Spawner;
@@ -87,6 +89,8 @@ pub struct Reactor {
     occupancy: Occupancy,
     access: Option<AccessDb>,
     lookup: Lookup,
+    /// Connections whose PROXY header has not come, with the instant their time is over.
+    headers: Table<(Waiting, Instant)>,
     pending: Table<Pending>,
     /// Pending connections whose verdict is to serve and that wait for a slot, in order of arrival.
     ready: BTreeSet<(u64, Key)>,
@@ -128,6 +132,7 @@ impl Reactor {
             shortage: false,
             access,
             lookup,
+            headers: Table::default(),
             pending: Table::default(),
             ready: BTreeSet::new(),
             arrivals: 0,
@@ -195,6 +200,7 @@ impl Reactor {
                     self.client_gone(key, now);
                 }
             }
+            Some(Source::Header(key)) => self.step_header(key, event.is_read_closed(), now),
             Some(Source::Ident(key)) => self.step_ident(key, now),
             Some(Source::Lingering(key)) => self.step_lingering(key),
             Some(Source::Resolver(key)) => self.lookup.dns_ready(key, event),
@@ -256,6 +262,7 @@ impl Reactor {
             match due {
                 Due::Lookups(key) => self.lookups_expired(key, now),
                 Due::Ident(key) => self.end_ident(key, None, now),
+                Due::Header(key) => self.header_late(key, now),
                 Due::Linger(key) => self.end_lingering(key),
                 Due::Accept => self.shortage = false,
             }
@@ -285,7 +292,7 @@ impl Reactor {
         !self.shortage
             && match self.config.limits.max_pending {
                 0 => self.occupancy.has_free_slot(),
-                most => self.pending.len() < most as usize,
+                most => self.headers.len() + self.pending.len() < most as usize,
             }
     }
 
