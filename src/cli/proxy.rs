@@ -67,7 +67,9 @@ fn network(entry: &str) -> Result<Network, String> {
     let longest: u8 = if written.is_ipv4() { 32 } else { 128 };
     let prefix = match prefix {
         None => longest,
-        Some(prefix) => number(prefix.as_bytes(), 0..=longest).map_err(|why| fault(&format!("has a length that is {why}")))?,
+        Some(prefix) => {
+            number(prefix.as_bytes(), 0..=longest).map_err(|why| fault(&format!("has a length that is {why}")))?
+        }
     };
     let ip = addr::fold(written);
     let prefix = match (written.is_ipv4(), ip.is_ipv4()) {
@@ -75,7 +77,11 @@ fn network(entry: &str) -> Result<Network, String> {
         (false, true) => prefix.checked_sub(96).ok_or_else(|| fault("holds more than IPv4 addresses"))?,
         _ => prefix,
     };
-    if addr::network(ip, prefix) == ip { Ok(Network { ip, prefix }) } else { Err(fault("has bits set beyond its length")) }
+    if addr::network(ip, prefix) == ip {
+        Ok(Network { ip, prefix })
+    } else {
+        Err(fault("has bits set beyond its length"))
+    }
 }
 
 /// The finished rules. `listen` are the entries of LIST; none: they are not all known yet.

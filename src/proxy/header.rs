@@ -145,9 +145,12 @@ fn version_2(bytes: &[u8]) -> Outcome {
     let body = &header[FIXED..];
     let (addresses, mut extensions) = body.split_at_checked(addresses).ok_or("too short for its addresses")?;
     let ends = match (family, addresses) {
-        (0x11, &[a, b, c, d, e, f, g, h, ..]) => {
-            Some(ends(IpAddr::from([a, b, c, d]), number(addresses, 8), IpAddr::from([e, f, g, h]), number(addresses, 10)))
-        }
+        (0x11, &[a, b, c, d, e, f, g, h, ..]) => Some(ends(
+            IpAddr::from([a, b, c, d]),
+            number(addresses, 8),
+            IpAddr::from([e, f, g, h]),
+            number(addresses, 10),
+        )),
         (0x21, _) => {
             let ip = |at: usize| {
                 let mut octets = [0; 16];

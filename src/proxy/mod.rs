@@ -81,9 +81,10 @@ fn receive(stream: &TcpStream, buffer: &mut [u8], flags: MsgFlags) -> Result<usi
 /// How long a connection that came to `local` may take for its header. None: it has none.
 pub fn time_limit(proxy: &Proxy, local: SocketAddr) -> Option<Duration> {
     let fits = |wanted: Option<bool>| wanted.unwrap_or(true);
-    let rule = proxy.rules.iter().find(|rule| {
-        fits(rule.port.map(|port| port == local.port())) && fits(rule.address.map(|ip| ip == local.ip()))
-    });
+    let rule = proxy
+        .rules
+        .iter()
+        .find(|rule| fits(rule.port.map(|port| port == local.port())) && fits(rule.address.map(|ip| ip == local.ip())));
     rule.map(|rule| rule.timeout)
 }
 
@@ -215,8 +216,10 @@ mod tests {
         let mut proxy = Proxy { rules: Vec::new(), from: Vec::new() };
         let peer = |text: &str| SocketAddr::new(text.parse().unwrap(), 1);
         assert!(is_trusted(&proxy, peer("203.0.113.1")));
-        proxy.from =
-            vec![Network { ip: "192.0.2.0".parse().unwrap(), prefix: 24 }, Network { ip: "::1".parse().unwrap(), prefix: 128 }];
+        proxy.from = vec![
+            Network { ip: "192.0.2.0".parse().unwrap(), prefix: 24 },
+            Network { ip: "::1".parse().unwrap(), prefix: 128 },
+        ];
         for (ip, expected) in [("192.0.2.255", true), ("192.0.3.0", false), ("::1", true), ("::2", false)] {
             assert_eq!(is_trusted(&proxy, peer(ip)), expected, "{ip}");
         }

@@ -48,7 +48,8 @@ fn good_headers_say_who_came() {
     let v4 = ends("192.0.2.7:1111", "198.51.100.8:25");
     let v6 = ends("[2001:db8::7]:1111", "[2001:db8::8]:25");
     let long = format!("PROXY UNKNOWN {}\r\n", "x".repeat(107 - 16));
-    let longest = "PROXY TCP6 ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 65535 65535\r\n";
+    let longest =
+        "PROXY TCP6 ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 65535 65535\r\n";
     let all = "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535";
     let rows: [(&[u8], Option<Ends>); 19] = [
         (b"PROXY TCP4 192.0.2.7 198.51.100.8 1111 25\r\n", v4),
@@ -186,10 +187,9 @@ fn extensions_become_printable_variables() {
         let got: Vec<_> = got.iter().map(|(name, value)| (*name, std::str::from_utf8(value).unwrap())).collect();
         assert_eq!(got, expected, "{extensions:x?}");
     }
-    for (broken, expected) in [
-        (tlv(TLS, &[1, 0, 0, 0]), "a TLS extension that is too short"),
-        (tls_of(1, &[0x21, 0, 9, b'x']), OVERRUN),
-    ] {
+    for (broken, expected) in
+        [(tlv(TLS, &[1, 0, 0, 0]), "a TLS extension that is too short"), (tls_of(1, &[0x21, 0, 9, b'x']), OVERRUN)]
+    {
         assert_eq!(parse(&extended(&[&broken])), Parsed::Bad(expected));
     }
 }
