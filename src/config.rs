@@ -8,6 +8,7 @@
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,8 +17,10 @@ use crate::addr::{self, Ipv4Form};
 /// Everything the daemon runs by.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The entries of LIST, in order; at least one.
+    /// The entries of LIST that are to be bound, in order.
     pub listen: Vec<ListenSpec>,
+    /// The entries that stand for sockets of the caller. With `listen` there is at least one.
+    pub passed: PassedSockets,
     /// `-listen`: backlog of the listening sockets; none: the system's maximum.
     pub backlog: Option<i32>,
     pub handler: Handler,
@@ -51,9 +54,19 @@ pub struct Config {
 pub struct ListenSpec {
     /// None: every address, by an IPv6 wildcard socket and, where needed, an IPv4 one.
     pub address: Option<IpAddr>,
+    /// 0: any that is free, which is then told on standard output.
     pub port: u16,
     /// The entry as written, for messages.
     pub text: String,
+}
+
+/// Listening sockets that the daemon is started with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PassedSockets {
+    /// `systemd`: those of LISTEN_FDS.
+    pub by_manager: bool,
+    /// `fd:N`.
+    pub descriptors: Vec<RawFd>,
 }
 
 /// PROGRAM and its arguments.

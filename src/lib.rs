@@ -9,7 +9,7 @@
 //!   line into a `config`, `daemon` goes to the background, holds the lock and drops privileges.
 //! - `reactor` is the loop and owns all that lives in it: `listener`, `pending`, `lingering`, `children`.
 //! - `policy` decides, without I/O: `access`, `limits`, `session` over `rdns` and `dnsbl`.
-//! - `proxy`, `resolver`, `ident`, `accessdb`, `spawn`, `signal`, `stderr` and `logger` are edges: they do one
+//! - `proxy`, `manager`, `resolver`, `ident`, `accessdb`, `spawn`, `signal`, `stderr` and `logger` are edges: they do one
 //!   thing each, hand values back, and know neither each other nor the loop.
 //! - `log` is where every room but `policy` says what it has to say; `sys` has the bare system calls.
 //!
@@ -28,6 +28,7 @@ pub mod lingering;
 pub mod listener;
 pub mod log;
 pub mod logger;
+pub mod manager;
 pub mod pending;
 pub mod policy;
 pub mod proxy;

@@ -153,17 +153,18 @@ impl Draft {
         warnings: &mut Vec<String>,
     ) -> Result<Config, String> {
         let mut words = words.into_iter();
-        let Some(list) = words.next() else {
+        let Some(list_text) = words.next() else {
             return Err("LIST and PROGRAM are missing (see -help)".to_owned());
         };
-        let listen = list::parse(list.as_bytes(), self.address, services)?;
+        let list = list::parse(list_text.as_bytes(), self.address, services)?;
         let Some(program) = words.next().filter(|program| !program.is_empty()) else {
-            return Err(format!("PROGRAM is missing after LIST '{}' (see -help)", values::shown(list.as_bytes())));
+            return Err(format!("PROGRAM is missing after LIST '{}' (see -help)", values::shown(list_text.as_bytes())));
         };
         if self.access.local && self.access.file.is_none() {
             warnings.push("-accesslocal does nothing without -access".to_owned());
         }
-        let proxy = proxy::finish(self.proxy, self.proxy_from, Some(&listen), services, warnings)?;
+        let known_ports = list.has_all_ports().then_some(list.listen.as_slice());
+        let proxy = proxy::finish(self.proxy, self.proxy_from, known_ports, services, warnings)?;
         let (lists, zones) = share_zones(self.lists, &self.any_zones, warnings)?;
         let logger_name = if self.logger_name.is_empty() { last_part(&program) } else { self.logger_name };
         let logger = self.logger.map(|program| LoggerProgram { program, name: logger_name });
@@ -174,7 +175,8 @@ impl Draft {
             (None, None) => HandlerStderr::Inherit,
         };
         Ok(Config {
-            listen,
+            listen: list.listen,
+            passed: list.passed,
             backlog: self.backlog,
             handler: Handler { program, args: words.collect() },
             access: self.access,

@@ -105,6 +105,9 @@ pub(super) fn finish(
             continue;
         };
         let spec = list::parse_entry(&place, None, services).map_err(|why| format!("-haproxy: {why}"))?;
+        if spec.port == 0 {
+            return Err(format!("-haproxy: '{}' has no port", shown(place.as_bytes())));
+        }
         if listen.is_some_and(|listen| listen.iter().all(|entry| entry.port != spec.port)) {
             warnings.push(format!("-haproxy: LIST has no port '{}'", shown(place.as_bytes())));
         }
@@ -164,7 +167,7 @@ mod tests {
             ("/port=25/port=26", "has two ports"),
             ("/port=bogus", "-haproxy: 'bogus' is neither a port nor a known service"),
             ("/port=1.25", "-haproxy: '1' is not an IP address"),
-            ("/port=0", "-haproxy: '0' is no port"),
+            ("/port=0", "-haproxy: '0' has no port"),
         ] {
             let error = read(&[value]).expect_err(value);
             assert!(error.contains(why), "{value}: {error}");

@@ -72,6 +72,7 @@ pub(crate) fn config() -> Config {
     use crate::config::*;
     Config {
         listen: Vec::new(),
+        passed: PassedSockets::default(),
         backlog: None,
         handler: Handler { program: "/bin/cat".into(), args: Vec::new() },
         access: Access::default(),

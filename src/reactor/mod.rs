@@ -20,7 +20,7 @@ pub mod token;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use mio::event::Event;
@@ -35,6 +35,7 @@ use crate::config::Config;
 use crate::error::StartError;
 use crate::listener::Listeners;
 use crate::log;
+use crate::manager::{Counts, Manager};
 use crate::pending::Pending;
 use crate::policy::env::Base;
 use crate::policy::limits::Occupancy;
@@ -73,6 +74,8 @@ pub struct Parts {
     /// With `-resolver=nss`: forked before the daemon listens.
     pub nss: Option<NssResolver>,
     pub signals: Signals,
+    /// With `NOTIFY_SOCKET`.
+    pub manager: Option<Manager>,
 }
 
 pub struct Reactor {
@@ -107,6 +110,7 @@ pub struct Reactor {
     stderr: Stderr,
     logger_starter: Option<LoggerStarter>,
     children: Children,
+    manager: Option<Manager>,
     terminate: bool,
 }
 
@@ -114,7 +118,8 @@ impl Reactor {
     /// Sets the loop up. After it the daemon accepts as soon as [`run`](Self::run) is called.
     pub fn new(parts: Parts) -> Result<Self, StartError> {
         let failed = |error: io::Error| StartError::system("cannot set up the event loop", error);
-        let Parts { config, base, listeners, access, spawner, stderr, logger_starter, nss, mut signals } = parts;
+        let Parts { config, base, listeners, access, spawner, stderr, logger_starter, nss, mut signals, manager } =
+            parts;
         let poll = Poll::new().map_err(failed)?;
         poll.registry().register(&mut signals, Source::Signals.token(), Interest::READABLE).map_err(failed)?;
         let lookup = Lookup::new(&config, nss, poll.registry(), Instant::now())?;
@@ -143,6 +148,7 @@ impl Reactor {
             stderr,
             logger_starter,
             children: Children::default(),
+            manager,
             terminate: false,
         })
     }
@@ -151,6 +157,7 @@ impl Reactor {
     pub fn run(&mut self) {
         let mut events = Events::with_capacity(EVENTS);
         self.open_or_close_the_door();
+        self.tell_ready(Instant::now());
         while !self.terminate {
             let timeout = self.timeout();
             if let Err(error) = self.poll.poll(&mut events, timeout) {
@@ -169,8 +176,37 @@ impl Reactor {
             self.fill_slots(now);
             self.accept_waiting(now);
             self.open_or_close_the_door();
+            self.tell_counts(now);
+        }
+        if let Some(manager) = &mut self.manager {
+            manager.stopping(Instant::now());
         }
         self.listeners.pause(self.poll.registry());
+    }
+
+    /// Where the entries of LIST with port 0 listen.
+    pub fn chosen_addresses(&self) -> &[SocketAddr] {
+        self.listeners.chosen()
+    }
+
+    /// Tells the service manager that the daemon serves, and as which process if it was started as another.
+    fn tell_ready(&mut self, now: Instant) {
+        let main = self.config.pid_file.is_some().then(Pid::this);
+        if let Some(manager) = &mut self.manager {
+            manager.ready(main, now);
+        }
+        self.tell_counts(now);
+    }
+
+    fn tell_counts(&mut self, now: Instant) {
+        if let Some(manager) = &mut self.manager {
+            let counts = Counts {
+                slots_in_use: self.occupancy.slots_in_use(),
+                slots: self.config.limits.max_procs,
+                pending: self.headers.len() + self.pending.len(),
+            };
+            manager.tick(counts, now);
+        }
     }
 
     fn timeout(&mut self) -> Option<Duration> {
@@ -182,6 +218,7 @@ impl Reactor {
         [
             self.timers.timeout(now),
             self.stderr.logger().and_then(|logger| logger.deadline()).map(until),
+            self.manager.as_ref().and_then(Manager::deadline).map(until),
             self.lookup.timeout(now),
         ]
         .into_iter()
@@ -235,10 +272,14 @@ impl Reactor {
 
     /// SIGHUP: what is on disk is read anew; connections and limits stay.
     fn reload(&mut self, now: Instant) {
+        if let Some(manager) = &mut self.manager {
+            manager.reloading(now);
+        }
         log::notice(format_args!("SIGHUP: reading the access file and resolv.conf anew"));
         self.reload_access_file();
         self.stderr.reopen();
         self.lookup.reload(now);
+        self.tell_ready(now);
     }
 
     fn reload_access_file(&mut self) {
