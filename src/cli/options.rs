@@ -250,8 +250,11 @@ Listens on the ports of LIST and runs PROGRAM for each connection that it
 serves, with the connection as standard input and output.
 
 LIST is PORT, ADDRESS.PORT, ADDRESS:PORT or [IPV6]:PORT, several separated by
-commas; PORT is a number or the name of a service. The value of an option
-stands after =, in the same word. The first word that is no option ends them.
+commas; PORT is a number or the name of a service, or 0 for any that is free.
+Sockets that listen already are systemd, those of a service manager, and fd:N.
+
+The value of an option stands after =, in the same word. The first word that is
+no option ends them.
 "
     .to_owned();
     for (group, heading) in GROUPS {
