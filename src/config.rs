@@ -8,16 +8,19 @@
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::addr::Ipv4Form;
+use crate::addr::{self, Ipv4Form};
 
 /// Everything the daemon runs by.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The entries of LIST, in order; at least one.
+    /// The entries of LIST that are to be bound, in order.
     pub listen: Vec<ListenSpec>,
+    /// The entries that stand for sockets of the caller. With `listen` there is at least one.
+    pub passed: PassedSockets,
     /// `-listen`: backlog of the listening sockets; none: the system's maximum.
     pub backlog: Option<i32>,
     pub handler: Handler,
@@ -27,6 +30,8 @@ pub struct Config {
     /// `-drop`: the variables that refuse a connection when set and not empty. Empty: no `-drop`.
     pub drop: Vec<Vec<u8>>,
     pub limits: Limits,
+    /// `-haproxy`; none: connections have no PROXY header.
+    pub proxy: Option<Proxy>,
     pub lookups: Lookups,
     /// `-allow` and `-block`, in the order of the command line.
     pub lists: Vec<DnsList>,
@@ -49,9 +54,19 @@ pub struct Config {
 pub struct ListenSpec {
     /// None: every address, by an IPv6 wildcard socket and, where needed, an IPv4 one.
     pub address: Option<IpAddr>,
+    /// 0: any that is free, which is then told on standard output.
     pub port: u16,
     /// The entry as written, for messages.
     pub text: String,
+}
+
+/// Listening sockets that the daemon is started with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PassedSockets {
+    /// `systemd`: those of LISTEN_FDS.
+    pub by_manager: bool,
+    /// `fd:N`.
+    pub descriptors: Vec<RawFd>,
 }
 
 /// PROGRAM and its arguments.
@@ -101,6 +116,40 @@ impl Default for Prefix6 {
 
 /// The block that `-maxperc` counts IPv4 addresses by.
 pub const IPV4_BLOCK_PREFIX: u8 = 24;
+
+/// `-haproxy` and `-proxyfrom`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proxy {
+    /// At least one; the first that fits a connection counts.
+    pub rules: Vec<ProxyRule>,
+    /// `-proxyfrom`: whose headers are believed; empty: everybody's.
+    pub from: Vec<Network>,
+}
+
+/// Connections that begin with a PROXY header.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProxyRule {
+    /// The most that the header may take.
+    pub timeout: Duration,
+    /// Where they come to; none: at every address, at every port.
+    pub address: Option<IpAddr>,
+    pub port: Option<u16>,
+}
+
+/// A block of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    /// Its first address, folded.
+    pub ip: IpAddr,
+    pub prefix: u8,
+}
+
+impl Network {
+    /// Expects a folded address.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        ip.is_ipv4() == self.ip.is_ipv4() && addr::network(ip, self.prefix) == self.ip
+    }
+}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lookups {

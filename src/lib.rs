@@ -3,13 +3,13 @@
 //! Bytes and events come in at the edge and become plain values, a pure core decides, the edge
 //! carries the decision out:
 //!
-//! `slot free -> accept -> access record, limits -> lookups owed -> lookups done -> verdict -> spawn | refuse`
+//! `slot free -> accept -> PROXY header -> access record, limits -> lookups owed -> lookups done -> verdict -> spawn | refuse`
 //!
 //! - `startup` brings the process up in the order that the contract wants: `cli` reads the command
 //!   line into a `config`, `daemon` goes to the background, holds the lock and drops privileges.
 //! - `reactor` is the loop and owns all that lives in it: `listener`, `pending`, `lingering`, `children`.
 //! - `policy` decides, without I/O: `access`, `limits`, `session` over `rdns` and `dnsbl`.
-//! - `resolver`, `ident`, `accessdb`, `spawn`, `signal`, `stderr` and `logger` are edges: they do one
+//! - `proxy`, `manager`, `resolver`, `ident`, `accessdb`, `spawn`, `signal`, `stderr` and `logger` are edges: they do one
 //!   thing each, hand values back, and know neither each other nor the loop.
 //! - `log` is where every room but `policy` says what it has to say; `sys` has the bare system calls.
 //!
@@ -28,8 +28,10 @@ pub mod lingering;
 pub mod listener;
 pub mod log;
 pub mod logger;
+pub mod manager;
 pub mod pending;
 pub mod policy;
+pub mod proxy;
 pub mod reactor;
 pub mod resolver;
 pub mod signal;

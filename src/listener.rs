@@ -1,13 +1,13 @@
 //! LIST to listening sockets, and accepting from them.
 //!
-//! Bound once at start, all or none. mio is edge-triggered, so a listener that may not accept is
+//! Bound or taken over once at start, all or none. mio is edge-triggered, so a listener that may not accept is
 //! deregistered and registered again later: merely not accepting would lose the edge. The reactor
 //! owns the [`Listeners`] and says when; nothing here decides.
 
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use mio::unix::SourceFd;
@@ -27,6 +27,8 @@ pub struct Listener {
     socket: TcpListener,
     /// The local end of every connection, if the socket is bound to one address. Saves asking.
     local: Option<SocketAddr>,
+    /// It was listening when it was taken over.
+    adopted: bool,
 }
 
 /// What one call to accept brought.
@@ -45,7 +47,14 @@ pub enum Accepted {
 impl Listener {
     pub fn accept(&self) -> Accepted {
         match self.socket.accept() {
-            Ok((stream, peer)) => Accepted::Connection(stream, addr::fold_socket(peer)),
+            Ok((stream, peer)) => {
+                // Setting it on the listening socket would not reach those who wait there. It fails
+                // only for connections that are gone.
+                if self.adopted {
+                    let _ = setsockopt(&stream, sockopt::KeepAlive, &true);
+                }
+                Accepted::Connection(stream, addr::fold_socket(peer))
+            }
             Err(error) => match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
                 Errno::EAGAIN => Accepted::Nobody,
                 errno @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) => Accepted::Shortage(errno),
@@ -68,6 +77,8 @@ impl Listener {
 #[derive(Debug)]
 pub struct Listeners {
     all: Vec<Listener>,
+    /// Where entries of port 0 have come to listen.
+    chosen: Vec<SocketAddr>,
     registered: bool,
 }
 
@@ -78,6 +89,7 @@ impl Listeners {
     /// [`StartError::Listen`] names the first entry that could not be bound; no socket is kept.
     pub fn bind(specs: &[ListenSpec], backlog: Option<i32>) -> Result<Self, StartError> {
         let mut all = Vec::new();
+        let mut chosen = Vec::new();
         for spec in specs {
             let sockets = match spec.address {
                 Some(address) => {
@@ -85,9 +97,29 @@ impl Listeners {
                 }
                 None => bind_wildcard(spec.port, backlog).map_err(|e| listen_error(spec, e))?,
             };
+            if spec.port == 0 {
+                chosen.extend(sockets.first().and_then(|listener| listener.socket.local_addr().ok()));
+            }
             all.extend(sockets);
         }
-        Ok(Listeners { all, registered: false })
+        Ok(Listeners { all, chosen, registered: false })
+    }
+
+    /// Takes over sockets that listen already, each with the entry of LIST that it stands for.
+    ///
+    /// # Errors
+    /// [`StartError::Listen`] names the first entry that is no listening TCP socket.
+    pub fn adopt(&mut self, passed: Vec<(String, OwnedFd)>) -> Result<(), StartError> {
+        for (entry, descriptor) in passed {
+            let listener = adopt_one(descriptor).map_err(|error| StartError::Listen { entry, error })?;
+            self.all.push(listener);
+        }
+        Ok(())
+    }
+
+    /// Where the entries with port 0 listen.
+    pub fn chosen(&self) -> &[SocketAddr] {
+        &self.chosen
     }
 
     pub fn get(&self, index: u32) -> Option<&Listener> {
@@ -136,14 +168,18 @@ fn listen_error(spec: &ListenSpec, errno: Errno) -> StartError {
 
 /// An IPv6 wildcard socket and, where it does not take IPv4 too, an IPv4 one.
 fn bind_wildcard(port: u16, backlog: Option<i32>) -> Result<Vec<Listener>, Errno> {
-    let v4 = || bind_one(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port), backlog);
+    let v4 = |port| bind_one(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port), backlog);
     match bind_one(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port), backlog) {
         Ok(v6) if getsockopt(&v6.socket, sockopt::Ipv6V6Only) == Ok(false) => Ok(vec![v6]),
         // A second socket that fails is ignored: the first one serves.
-        Ok(v6) => Ok([Some(v6), v4().ok()].into_iter().flatten().collect()),
+        Ok(v6) => {
+            // Port 0 is the same one for both.
+            let port = v6.socket.local_addr().map_or(port, |address| address.port());
+            Ok([Some(v6), v4(port).ok()].into_iter().flatten().collect())
+        }
         // No IPv6 on this host. A port that is taken is an error all the same, and IPv4 says so too.
         Err(Errno::EADDRINUSE) => Err(Errno::EADDRINUSE),
-        Err(_) => Ok(vec![v4()?]),
+        Err(_) => Ok(vec![v4(port)?]),
     }
 }
 
@@ -168,17 +204,30 @@ fn bind_one(address: SocketAddr, backlog: Option<i32>) -> Result<Listener, Errno
     };
     listen(&fd, backlog)?;
     let socket = TcpListener::from(fd);
-    let local = match (address.ip(), socket.local_addr()) {
-        (IpAddr::V4(ip), _) if ip.is_unspecified() => None,
-        (IpAddr::V6(ip), _) if ip.is_unspecified() => None,
-        (_, Ok(local)) => Some(addr::fold_socket(local)),
-        (_, Err(_)) => None,
-    };
-    Ok(Listener { socket, local })
+    let local = socket.local_addr().ok().and_then(fixed_end);
+    Ok(Listener { socket, local, adopted: false })
+}
+
+/// The local end of all connections of a listening socket with this address, if they have the same.
+fn fixed_end(address: SocketAddr) -> Option<SocketAddr> {
+    Some(addr::fold_socket(address)).filter(|address| !address.ip().is_unspecified())
+}
+
+fn adopt_one(descriptor: OwnedFd) -> io::Result<Listener> {
+    let is_listening = getsockopt(&descriptor, sockopt::AcceptConn)?;
+    if !is_listening || getsockopt(&descriptor, sockopt::SockType)? != SockType::Stream {
+        return Err(io::Error::other("not a listening socket"));
+    }
+    let socket = TcpListener::from(descriptor);
+    let local = socket.local_addr().map_err(|_| io::Error::other("not a TCP socket"))?;
+    socket.set_nonblocking(true)?;
+    Ok(Listener { socket, local: fixed_end(local), adopted: true })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     fn spec(address: Option<&str>, port: u16) -> ListenSpec {
@@ -196,6 +245,47 @@ mod tests {
         let taken = port(&listeners, 0);
         let error = Listeners::bind(&[spec(Some("127.0.0.1"), 0), spec(Some("127.0.0.1"), taken)], None).unwrap_err();
         assert!(error.to_string().contains(&format!("{taken}: Address already in use")), "{error}");
+    }
+
+    #[test]
+    fn port_0_is_told() {
+        let specs = [spec(Some("127.0.0.1"), 0), spec(None, 0)];
+        let listeners = Listeners::bind(&specs, None).unwrap();
+        let expected = [SocketAddr::new("127.0.0.1".parse().unwrap(), port(&listeners, 0))];
+        assert_eq!(listeners.chosen()[..1], expected);
+        assert!(listeners.chosen()[1].ip().is_unspecified());
+        assert_eq!(listeners.chosen()[1].port(), port(&listeners, 1));
+    }
+
+    #[test]
+    fn sockets_that_listen_are_taken_over_and_others_are_not() {
+        use std::os::unix::net::{UnixDatagram, UnixListener};
+        let adopt = |descriptor: OwnedFd| {
+            let mut listeners = Listeners::bind(&[], None).unwrap();
+            listeners.adopt(vec![("fd:7".into(), descriptor)]).map(|()| listeners)
+        };
+        let theirs = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = theirs.local_addr().unwrap();
+        let listeners = adopt(theirs.into()).unwrap();
+        let listener = listeners.get(0).unwrap();
+        assert!(matches!(listener.accept(), Accepted::Nobody));
+        let client = TcpStream::connect(address).unwrap();
+        let Accepted::Connection(stream, peer) = listener.accept() else { panic!() };
+        assert_eq!((peer, listener.local_end(&stream).unwrap()), (client.local_addr().unwrap(), address));
+        assert_eq!(getsockopt(&stream, sockopt::KeepAlive), Ok(true));
+
+        let path = std::env::temp_dir().join(format!("tcpd-listener-{}", std::process::id()));
+        let unix = UnixListener::bind(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        for (descriptor, why) in [
+            (OwnedFd::from(unix), "not a TCP socket"),
+            (OwnedFd::from(client), "not a listening socket"),
+            (OwnedFd::from(UnixDatagram::unbound().unwrap()), "not a listening socket"),
+            (OwnedFd::from(std::fs::File::open("/dev/null").unwrap()), "Socket operation on non-socket"),
+        ] {
+            let error = adopt(descriptor).unwrap_err().to_string();
+            assert!(error.starts_with("cannot listen on fd:7: ") && error.contains(why), "{error}");
+        }
     }
 
     #[test]

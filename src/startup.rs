@@ -23,9 +23,10 @@ use crate::config::{Config, NameSource};
 use crate::daemon::lock::{Acquired, Lock, PidFile};
 use crate::daemon::privs::{self, Identity};
 use crate::daemon::{self, Inherited, Readiness, Side, verbs};
-use crate::error::StartError;
+use crate::error::{StartError, errno_text};
 use crate::listener::Listeners;
 use crate::log;
+use crate::manager::{self, Manager};
 use crate::policy::env::{Base, Delta};
 use crate::reactor::{Parts, Reactor};
 use crate::resolver::nss::NssResolver;
@@ -62,7 +63,8 @@ fn act(argv: impl IntoIterator<Item = OsString>) -> Result<i32, StartError> {
     }
 }
 
-fn serve(config: Config, inherited: Inherited) -> Result<i32, StartError> {
+fn serve(config: Config, mut inherited: Inherited) -> Result<i32, StartError> {
+    let outside = Outside::take_over(&config, &mut inherited)?;
     let readiness = if config.pid_file.is_some() {
         match daemon::detach(inherited)? {
             Side::Caller(status) => return Ok(status),
@@ -81,8 +83,11 @@ fn serve(config: Config, inherited: Inherited) -> Result<i32, StartError> {
         Err(error) => return Ok(readiness.fail(&error)),
     };
     let mut pid_file = None;
-    match prepare(config, signals, lock.as_ref(), &mut pid_file, &readiness) {
+    match prepare(config, outside, signals, lock.as_ref(), &mut pid_file, &readiness) {
         Ok(mut reactor) => {
+            for address in reactor.chosen_addresses() {
+                readiness.print(format_args!("listening on {address}"));
+            }
             readiness.ready();
             reactor.run();
             // Ours is blocked: only the others of the group end by it.
@@ -97,6 +102,53 @@ fn serve(config: Config, inherited: Inherited) -> Result<i32, StartError> {
             Ok(readiness.fail(&error))
         }
     }
+}
+
+/// What the daemon is started with, beside the command line.
+struct Outside {
+    manager: Option<Manager>,
+    /// The sockets of `systemd` and `fd:N`, with these words.
+    sockets: Vec<(String, OwnedFd)>,
+}
+
+impl Outside {
+    /// To be called by the process as it was started: going to the background changes the process
+    /// id, which a service manager names, and closes the descriptors that nobody has taken.
+    fn take_over(config: &Config, inherited: &mut Inherited) -> Result<Self, StartError> {
+        let manager = match Manager::from_environment(Instant::now()) {
+            Ok(manager) => manager,
+            Err(error) => {
+                // It may be another service's, left over in the environment.
+                daemon::say(format_args!("warning: NOTIFY_SOCKET: {}", errno_text(&error)));
+                None
+            }
+        };
+        let mut sockets = Vec::new();
+        let mut take = |entry: String, number| {
+            let taken = inherited.take(number);
+            taken
+                .map(|socket| sockets.push((entry.clone(), socket)))
+                .map_err(|errno| listen_error(&entry, errno.into()))
+        };
+        for &number in &config.passed.descriptors {
+            take(format!("fd:{number}"), number)?;
+        }
+        if config.passed.by_manager {
+            let entry = "systemd";
+            let passed = manager::passed_sockets().map_err(|error| listen_error(entry, error))?;
+            if passed.len() == 0 {
+                return Err(listen_error(entry, io::Error::other("no sockets passed to this process (LISTEN_FDS)")));
+            }
+            for number in passed {
+                take(entry.to_owned(), number)?;
+            }
+        }
+        Ok(Outside { manager, sockets })
+    }
+}
+
+fn listen_error(entry: &str, error: io::Error) -> StartError {
+    StartError::Listen { entry: entry.to_owned(), error }
 }
 
 fn remove(pid_file: Option<PidFile>) {
@@ -115,6 +167,7 @@ fn hold_lock(config: &Config) -> Result<(Signals, Option<Acquired>), StartError>
 /// Makes everything that the loop needs. `pid_file` is set as soon as there is one to remove.
 fn prepare(
     config: Config,
+    outside: Outside,
     signals: Signals,
     lock: Option<&Lock>,
     pid_file: &mut Option<PidFile>,
@@ -122,7 +175,8 @@ fn prepare(
 ) -> Result<Reactor, StartError> {
     let identity = privs::resolve(config.user.as_deref(), config.group.as_deref())?;
     let nss = start_helpers(&config, &identity)?;
-    let listeners = Listeners::bind(&config.listen, config.backlog)?;
+    let mut listeners = Listeners::bind(&config.listen, config.backlog)?;
+    listeners.adopt(outside.sockets)?;
     *pid_file = lock.map(Lock::write_pid_file).transpose()?;
     identity.assume()?;
     if identity.keeps_root_group() {
@@ -138,7 +192,8 @@ fn prepare(
     if let (Some(logger), Some(starter)) = (stderr.logger(), &logger_starter) {
         logger.start(Instant::now(), |input| starter.start(input, &base))?;
     }
-    Reactor::new(Parts { config, base, listeners, access, spawner, stderr, logger_starter, nss, signals })
+    let manager = outside.manager;
+    Reactor::new(Parts { config, base, listeners, access, spawner, stderr, logger_starter, nss, signals, manager })
 }
 
 /// The helpers of `-resolver=nss`: forked while the process is small and holds no socket.

@@ -10,11 +10,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::dnslist::ListOption;
-use super::{Action, Parsed, list, values};
+use super::{Action, Parsed, list, proxy, values};
 use crate::addr::Ipv4Form;
 use crate::config::{
     Access, Config, DnsList, Handler, HandlerStderr, HostMismatch, Level, Limits, LogConfig, LoggerProgram, Lookups,
-    NameSource, Prefix6, Zone,
+    NameSource, Network, Prefix6, Zone,
 };
 
 /// What to do instead of serving.
@@ -50,6 +50,10 @@ pub(super) struct Draft {
     pub group: Option<String>,
     pub pid_file: Option<PathBuf>,
     pub verb: Option<Verb>,
+    /// `-haproxy`.
+    pub proxy: Vec<proxy::RuleOption>,
+    /// `-proxyfrom`.
+    pub proxy_from: Vec<Network>,
     pub access: Access,
     pub deny_message: Option<Vec<u8>>,
     pub drop: Vec<Vec<u8>>,
@@ -91,6 +95,8 @@ impl Default for Draft {
             group: None,
             pid_file: None,
             verb: None,
+            proxy: Vec::new(),
+            proxy_from: Vec::new(),
             access: Access::default(),
             deny_message: None,
             drop: Vec::new(),
@@ -147,16 +153,18 @@ impl Draft {
         warnings: &mut Vec<String>,
     ) -> Result<Config, String> {
         let mut words = words.into_iter();
-        let Some(list) = words.next() else {
+        let Some(list_text) = words.next() else {
             return Err("LIST and PROGRAM are missing (see -help)".to_owned());
         };
-        let listen = list::parse(list.as_bytes(), self.address, services)?;
+        let list = list::parse(list_text.as_bytes(), self.address, services)?;
         let Some(program) = words.next().filter(|program| !program.is_empty()) else {
-            return Err(format!("PROGRAM is missing after LIST '{}' (see -help)", values::shown(list.as_bytes())));
+            return Err(format!("PROGRAM is missing after LIST '{}' (see -help)", values::shown(list_text.as_bytes())));
         };
         if self.access.local && self.access.file.is_none() {
             warnings.push("-accesslocal does nothing without -access".to_owned());
         }
+        let known_ports = list.has_all_ports().then_some(list.listen.as_slice());
+        let proxy = proxy::finish(self.proxy, self.proxy_from, known_ports, services, warnings)?;
         let (lists, zones) = share_zones(self.lists, &self.any_zones, warnings)?;
         let logger_name = if self.logger_name.is_empty() { last_part(&program) } else { self.logger_name };
         let logger = self.logger.map(|program| LoggerProgram { program, name: logger_name });
@@ -167,7 +175,8 @@ impl Draft {
             (None, None) => HandlerStderr::Inherit,
         };
         Ok(Config {
-            listen,
+            listen: list.listen,
+            passed: list.passed,
             backlog: self.backlog,
             handler: Handler { program, args: words.collect() },
             access: self.access,
@@ -184,6 +193,7 @@ impl Draft {
                 max_pending: self.max_pending,
                 prefix6: self.prefix6,
             },
+            proxy,
             lookups: Lookups {
                 names: if self.host_names { self.resolver } else { NameSource::Off },
                 ident: self.ident,

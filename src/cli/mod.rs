@@ -1,8 +1,8 @@
 //! The command line: argv in, an [`Action`] out.
 //!
 //! `main` calls [`parse`] once. Here are the order of the steps and the words of their errors; the
-//! options themselves are rows of the table in `options`, their values are read in `values`, `list`
-//! and `dnslist`, and `draft` makes the finished [`Config`] of them.
+//! options themselves are rows of the table in `options`, their values are read in `values`, `list`,
+//! `dnslist` and `proxy`, and `draft` makes the finished [`Config`] of them.
 //! Nothing here prints, opens or starts anything; the one look outside is the services database,
 //! for ports that are given by name.
 
@@ -12,6 +12,7 @@ mod dnslist;
 mod draft;
 mod list;
 mod options;
+mod proxy;
 mod values;
 
 use std::ffi::OsString;
@@ -134,7 +135,6 @@ fn apply(draft: &mut Draft, row: &OptionRow, value: Option<Vec<u8>>) -> Result<(
                 None => format!("-{}: {why}", row.name),
             })
         }
-        Apply::NotYet => Err(format!("option -{} is not available in this version", row.name)),
         Apply::Print(_) => unreachable!("printed before any option is applied"),
     }
 }

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::draft::{Draft, StderrOption, Verb};
-use super::{dnslist, values};
+use super::{dnslist, proxy, values};
 use crate::addr::Ipv4Form;
 use crate::config::{HostMismatch, ListKind};
 
@@ -30,8 +30,6 @@ pub(super) enum Apply {
     Set(fn(&mut Draft, &[u8]) -> Result<(), String>),
     /// Makes a text to print; the rest of the command line does not count.
     Print(fn() -> String),
-    /// Known, but not to be had in this version; neither in `-help` nor in the manual page.
-    NotYet,
 }
 
 /// One option.
@@ -82,7 +80,7 @@ const MOST: u32 = 1_000_000;
 /// The longest time limit, in seconds.
 const LONGEST: u64 = 3600;
 
-use Apply::{NotYet, Print, Set};
+use Apply::{Print, Set};
 use Takes::{Nothing, Optional, Value, ValueOrEmpty};
 
 const fn row(name: &'static str, takes: Takes, group: Group, help: &'static str, apply: Apply) -> OptionRow {
@@ -114,8 +112,11 @@ pub(super) const OPTIONS: &[OptionRow] = &[
         "have the daemon of the same -pid read its files again",
         Set(|draft, _| draft.set_verb(Verb::Restart))),
     row("haproxy", Optional("[SECONDS][/port=[ADDRESS.]PORT],..."), Group::Service,
-        "connections begin with a PROXY protocol header",
-        NotYet),
+        "connections begin with a PROXY protocol header, which may take SECONDS; default 15, at every port",
+        Set(|draft, value| { draft.proxy.extend(proxy::rules(value)?); Ok(()) })),
+    row("proxyfrom", Value("IP[/BITS],..."), Group::Service,
+        "proxies whose header is believed; others are refused",
+        Set(|draft, value| { draft.proxy_from.extend(proxy::networks(value)?); Ok(()) })),
 
     row("access", Value("FILE"), Group::Access,
         "GDBM file that says who is served, and with which variables",
@@ -249,14 +250,17 @@ Listens on the ports of LIST and runs PROGRAM for each connection that it
 serves, with the connection as standard input and output.
 
 LIST is PORT, ADDRESS.PORT, ADDRESS:PORT or [IPV6]:PORT, several separated by
-commas; PORT is a number or the name of a service. The value of an option
-stands after =, in the same word. The first word that is no option ends them.
+commas; PORT is a number or the name of a service, or 0 for any that is free.
+Sockets that listen already are systemd, those of a service manager, and fd:N.
+
+The value of an option stands after =, in the same word. The first word that is
+no option ends them.
 "
     .to_owned();
     for (group, heading) in GROUPS {
         // Writing to a String cannot fail, so the results carry nothing.
         let _ = write!(text, "\n{heading}:\n");
-        for row in OPTIONS.iter().filter(|row| row.group == group && !matches!(row.apply, NotYet)) {
+        for row in OPTIONS.iter().filter(|row| row.group == group) {
             explain(&row.usage(), row.help, &mut text);
         }
     }

@@ -60,6 +60,7 @@ fn the_defaults_are_those_of_the_documents() {
     assert_eq!(config.lookups.mismatch, HostMismatch::SoftError);
     assert_eq!(config.stderr, HandlerStderr::Inherit);
     assert_eq!(config.logger, None);
+    assert_eq!(config.proxy, None);
     assert_eq!(config.log.syslog, None);
     assert_eq!(config.log.level, Level::Notice);
     assert_eq!(config.ipv4, Ipv4Form::Mapped);
@@ -176,6 +177,15 @@ fn of_two_the_last_counts_but_lists_add_up_in_order() {
 }
 
 #[test]
+fn rules_for_proxies_add_up() {
+    let config = config("-haproxy=5/port=25 -proxyfrom=192.0.2.0/24 -haproxy -proxyfrom=::1,192.0.2.7");
+    let proxy = config.proxy.unwrap();
+    let rules: Vec<_> = proxy.rules.iter().map(|rule| (rule.timeout.as_secs(), rule.port)).collect();
+    assert_eq!(rules, [(5, Some(25)), (15, None)]);
+    assert_eq!(proxy.from.len(), 3);
+}
+
+#[test]
 fn bytes_survive() {
     let parsed = try_parse(&[
         b"-denymsg=Zugriff f\xfcr Sie gesperrt \xc3\xa9 \x01",
@@ -225,6 +235,9 @@ fn odd_but_harmless_is_a_warning() {
     for (options, warning) in [
         ("-accesslocal", "-accesslocal does nothing without -access"),
         ("-block=z.ex -blockany=y.ex", "-blockany=y.ex: no -block or -allow asks this zone"),
+        ("-haproxy", "-haproxy without -proxyfrom: whoever connects can claim any address"),
+        ("-haproxy=/port=26 -proxyfrom=::1", "-haproxy: LIST has no port '26'"),
+        ("-proxyfrom=::1", "-proxyfrom does nothing without -haproxy"),
     ] {
         assert_eq!(try_line(&format!("{options} 25 prog")).unwrap().warnings, [warning], "{options}");
     }
@@ -256,8 +269,10 @@ fn errors_are_one_line_that_names_the_option() {
         ("-maxprocs 10 25 prog", "option -maxprocs needs a value: -maxprocs=N"),
         ("-accesslocal=x 25 prog", "option -accesslocal takes no value"),
         ("-stop= -pid=/p", "option -stop takes no value"),
-        ("-haproxy 25 prog", "option -haproxy is not available in this version"),
-        ("-haproxy=5/port=25 25 prog", "option -haproxy is not available in this version"),
+        ("-haproxy=x 25 prog", "-haproxy=x: 'x' is not a number from 1 to 3600"),
+        ("-haproxy=/port=x 25 prog", "-haproxy: 'x' is neither a port nor a known service"),
+        ("-proxyfrom 25 prog", "option -proxyfrom needs a value: -proxyfrom=IP[/BITS],..."),
+        ("-proxyfrom=192.0.2.1/24 25 prog", "-proxyfrom=192.0.2.1/24: '192.0.2.1/24' has bits set beyond its length"),
         ("-maxprocs=x 25 prog", "-maxprocs=x: not a number from 1 to 1000000"),
         ("-maxprocs=3x 25 prog", "-maxprocs=3x: not a number from 1 to 1000000"),
         ("-maxprocs=0 25 prog", "-maxprocs=0: not a number from 1 to 1000000"),
@@ -322,11 +337,6 @@ fn help_text() -> String {
     }
 }
 
-/// The options that this version has.
-fn available() -> impl Iterator<Item = &'static OptionRow> {
-    OPTIONS.iter().filter(|row| !matches!(row.apply, Apply::NotYet))
-}
-
 #[test]
 fn the_help_has_every_option_once_within_80_columns() {
     let text = help_text();
@@ -336,13 +346,14 @@ fn the_help_has_every_option_once_within_80_columns() {
         .filter(|line| line.starts_with("  -"))
         .map(|line| line.split_whitespace().next().unwrap().to_owned())
         .collect();
-    assert_eq!(listed, available().map(OptionRow::usage).collect::<Vec<_>>());
+    assert_eq!(listed, OPTIONS.iter().map(OptionRow::usage).collect::<Vec<_>>());
 }
 
 #[test]
 fn the_manual_page_has_the_options_of_the_table() {
     let page = include_str!("../../man/couriertcpd.8");
-    let expected: Vec<_> = available()
+    let expected: Vec<_> = OPTIONS
+        .iter()
         .map(|row| match row.takes {
             Takes::Nothing => format!(".It Fl {}", row.name),
             Takes::Value(value) | Takes::ValueOrEmpty(value) => format!(".It Fl {} Ns = Ns Ar {value}", row.name),

@@ -13,13 +13,13 @@ pub mod verbs;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 
 use daemonize::{Daemonize, Outcome};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
-use nix::unistd::{Pid, chdir, getpid, pipe2, setpgid};
+use nix::unistd::{Pid, chdir, dup2_stdin, getpid, pipe2, setpgid};
 
 use crate::error::StartError;
 use crate::sys;
@@ -31,12 +31,34 @@ const NAME: &str = "couriertcpd";
 /// before it has no control characters but newlines.
 const READY: u8 = 0;
 const FAILED: u8 = 1;
+/// Begins a line for standard output; others are for standard error.
+const OUTPUT: u8 = 2;
 
 /// What [`sanitize`] found.
 #[derive(Debug, Default)]
 pub struct Inherited {
     /// Descriptors above 2 that were open at the start; nobody here owns them.
     descriptors: Vec<RawFd>,
+}
+
+impl Inherited {
+    /// Takes a descriptor over, so that it stays open. EBADF: it was not open at the start, or has
+    /// been taken. Of those that every process has only standard input can be.
+    pub fn take(&mut self, number: RawFd) -> Result<OwnedFd, Errno> {
+        if number == 0 {
+            let taken = io::stdin().as_fd().try_clone_to_owned();
+            let null = sys::dev_null();
+            let errno = |error: io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+            // Two descriptors of one socket would keep it open when one is closed.
+            dup2_stdin(null.map_err(errno)?)?;
+            return taken.map_err(errno);
+        }
+        let at = self.descriptors.iter().position(|&listed| listed == number).ok_or(Errno::EBADF)?;
+        self.descriptors.remove(at);
+        // SAFETY: `sanitize` listed it before anything of ours was opened, and off the list nobody
+        // takes or closes it again.
+        Ok(unsafe { OwnedFd::from_raw_fd(number) })
+    }
 }
 
 /// Makes the process one that the rest can rely on, whatever it was started with: 0, 1 and 2 are
@@ -91,7 +113,7 @@ pub fn detach(inherited: Inherited) -> Result<Side, StartError> {
         Outcome::Parent(result) => {
             drop(write);
             let failure = result.err().map(|error| background_error(error.to_string()));
-            Ok(Side::Caller(await_daemon(File::from(read), failure, &mut io::stderr())))
+            Ok(Side::Caller(await_daemon(File::from(read), failure, &mut io::stdout(), &mut io::stderr())))
         }
         Outcome::Child(result) => {
             drop(read);
@@ -156,6 +178,15 @@ impl Readiness {
         }
     }
 
+    /// A line for the caller's standard output.
+    pub fn print(&self, line: impl fmt::Display) {
+        // Nobody who does not listen is hindered by it, as above.
+        let _ = match &self.caller {
+            None => writeln!(io::stdout(), "{line}"),
+            Some(pipe) => (&*pipe).write_all(format!("{}{line}\n", char::from(OUTPUT)).as_bytes()),
+        };
+    }
+
     /// The daemon listens: the starting command exits 0.
     pub fn ready(self) {
         self.end(READY);
@@ -187,9 +218,16 @@ impl Readiness {
     }
 }
 
-/// Copies what the daemon says to `stderr` until it has said how it went; the exit status.
-fn await_daemon(mut daemon: impl Read, failure: Option<StartError>, stderr: &mut impl Write) -> i32 {
+/// Copies what the daemon says to standard output and error until it has said how it went; the
+/// exit status.
+fn await_daemon(
+    mut daemon: impl Read,
+    failure: Option<StartError>,
+    stdout: &mut impl Write,
+    stderr: &mut impl Write,
+) -> i32 {
     let mut buffer = [0; 512];
+    let mut line = Vec::new();
     let mut silent = true;
     loop {
         let length = match daemon.read(&mut buffer) {
@@ -198,14 +236,24 @@ fn await_daemon(mut daemon: impl Read, failure: Option<StartError>, stderr: &mut
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(_) => break,
         };
-        let end = buffer[..length].iter().position(|&byte| byte == READY || byte == FAILED);
-        let text = &buffer[..end.unwrap_or(length)];
-        silent &= text.is_empty();
-        let _ = stderr.write_all(text);
-        match end.map(|at| buffer[at]) {
-            Some(READY) => return 0,
-            Some(_) => return 1,
-            None => {}
+        for &byte in &buffer[..length] {
+            match byte {
+                READY => return 0,
+                FAILED => return 1,
+                b'\n' => {
+                    line.push(byte);
+                    // Nobody is left to be told of a failure.
+                    let _ = match line.strip_prefix(&[OUTPUT]) {
+                        Some(line) => stdout.write_all(line),
+                        None => {
+                            silent = false;
+                            stderr.write_all(&line)
+                        }
+                    };
+                    line.clear();
+                }
+                _ => line.push(byte),
+            }
         }
     }
     // The pipe ended without a word: the daemon died, or never came to be.
@@ -229,11 +277,29 @@ mod tests {
     use super::*;
 
     fn told(speak: impl FnOnce(Readiness)) -> (i32, String) {
+        let (status, said, printed) = told_and_printed(speak);
+        assert_eq!(printed, "");
+        (status, said)
+    }
+
+    fn told_and_printed(speak: impl FnOnce(Readiness)) -> (i32, String, String) {
         let (read, write) = pipe2(OFlag::O_CLOEXEC).unwrap();
         speak(Readiness { caller: Some(File::from(write)) });
         let mut said = Vec::new();
-        let status = await_daemon(File::from(read), None, &mut said);
-        (status, String::from_utf8(said).unwrap())
+        let mut printed = Vec::new();
+        let status = await_daemon(File::from(read), None, &mut printed, &mut said);
+        (status, String::from_utf8(said).unwrap(), String::from_utf8(printed).unwrap())
+    }
+
+    #[test]
+    fn lines_for_standard_output_go_there() {
+        let outcome = told_and_printed(|r| {
+            r.note("one");
+            r.print("two");
+            r.note("three");
+            r.ready();
+        });
+        assert_eq!(outcome, (0, "couriertcpd: one\ncouriertcpd: three\n".to_owned(), "two\n".to_owned()));
     }
 
     #[test]

@@ -67,6 +67,18 @@ pub fn accept_failed(error: &io::Error, pause: Duration) {
     limited(Kind::Accept, Level::Alert, text);
 }
 
+/// A connection of `proxy` began with a PROXY header that is broken or late, or with none. It is closed.
+pub fn proxy_header_bad(proxy: IpAddr, why: &str) {
+    let text = format_args!("PROXY header from {}: {why}; connection closed", printed(proxy));
+    limited_by(Kind::Proxy, fold(proxy), Level::Warning, text);
+}
+
+/// A connection from somebody whom `-proxyfrom` does not name. It is closed.
+pub fn proxy_not_trusted(peer: IpAddr) {
+    let text = format_args!("{} may not send PROXY headers (-proxyfrom); connection closed", printed(peer));
+    limited_by(Kind::ProxyFrom, fold(peer), Level::Warning, text);
+}
+
 /// PROGRAM could not be started for a connection, which is closed.
 pub fn handler_not_started(program: &OsStr, error: &io::Error) {
     let text = format_args!("cannot run {}: {}", Escaped(program.as_bytes()), errno_text(error));

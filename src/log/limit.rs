@@ -38,8 +38,10 @@ pub enum Kind {
     Logger,
     /// A record of the access file, or the file, that cannot be used.
     Access,
-    /// A PROXY header that is wrong or late.
+    /// A PROXY header that is wrong or late; by the proxy's address.
     Proxy,
+    /// `-proxyfrom`; by address.
+    ProxyFrom,
     /// A DNS list that does not answer; by list.
     ListFailed,
     /// A DNS list whose answer is no listing; by list.

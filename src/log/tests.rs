@@ -72,6 +72,7 @@ pub(crate) fn config() -> Config {
     use crate::config::*;
     Config {
         listen: Vec::new(),
+        passed: PassedSockets::default(),
         backlog: None,
         handler: Handler { program: "/bin/cat".into(), args: Vec::new() },
         access: Access::default(),
@@ -85,6 +86,7 @@ pub(crate) fn config() -> Config {
             max_pending: 0,
             prefix6: Prefix6::default(),
         },
+        proxy: None,
         lookups: Lookups {
             names: NameSource::Off,
             ident: false,

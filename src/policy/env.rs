@@ -8,7 +8,7 @@
 use std::ffi::{CStr, CString};
 
 /// The variables that describe a connection. The daemon's own never reach a handler.
-pub const CONNECTION_VARIABLES: [&[u8]; 9] = [
+pub const CONNECTION_VARIABLES: [&[u8]; 13] = [
     b"TCPLOCALIP",
     b"TCPLOCALPORT",
     b"TCPLOCALHOST",
@@ -18,6 +18,22 @@ pub const CONNECTION_VARIABLES: [&[u8]; 9] = [
     b"TCPREMOTEINFO",
     b"TCPPROXYIP",
     b"TCPPROXYPORT",
+    b"PROXY_TLS",
+    b"PROXY_SNI",
+    b"PROXY_ALPN",
+    b"PROXY_UNIQUE_ID",
+];
+
+/// What a service manager says to the daemon alone. It does not reach a handler either: one that is
+/// a service itself would take it as said to it.
+pub const MANAGER_VARIABLES: [&[u8]; 7] = [
+    b"LISTEN_PID",
+    b"LISTEN_PIDFDID",
+    b"LISTEN_FDS",
+    b"LISTEN_FDNAMES",
+    b"NOTIFY_SOCKET",
+    b"WATCHDOG_PID",
+    b"WATCHDOG_USEC",
 ];
 
 /// One `NAME=VALUE`.
@@ -47,7 +63,7 @@ impl Assignment {
     }
 }
 
-/// The daemon's environment at its start, less [`CONNECTION_VARIABLES`].
+/// The daemon's environment at its start, less [`CONNECTION_VARIABLES`] and [`MANAGER_VARIABLES`].
 #[derive(Debug, Default)]
 pub struct Base(Vec<Assignment>);
 
@@ -56,7 +72,9 @@ impl Base {
         Base(
             variables
                 .into_iter()
-                .filter(|(name, _)| !CONNECTION_VARIABLES.contains(&name.as_ref()))
+                .filter(|(name, _)| {
+                    !CONNECTION_VARIABLES.contains(&name.as_ref()) && !MANAGER_VARIABLES.contains(&name.as_ref())
+                })
                 .map(|(name, value)| Assignment::new(name.as_ref(), value.as_ref()))
                 .collect(),
         )
@@ -113,12 +131,20 @@ mod tests {
     use super::*;
 
     fn base() -> Base {
-        Base::new([("PATH", "/bin"), ("TCPREMOTEHOST", "stale.example"), ("BLOCK", "")])
+        Base::new([
+            ("PATH", "/bin"),
+            ("TCPREMOTEHOST", "stale.example"),
+            ("NOTIFY_SOCKET", "/run/x"),
+            ("PROXY_TLS", "yes"),
+            ("BLOCK", ""),
+        ])
     }
 
     #[test]
     fn stale_connection_variables_are_left_out() {
-        assert_eq!(base().get(b"TCPREMOTEHOST"), None);
+        for name in ["TCPREMOTEHOST", "NOTIFY_SOCKET", "PROXY_TLS"] {
+            assert_eq!(base().get(name.as_bytes()), None, "{name}");
+        }
         assert_eq!(base().get(b"PATH"), Some(&b"/bin"[..]));
     }
 

@@ -86,6 +86,12 @@ impl Session {
         session
     }
 
+    /// There is nobody to ask ident: the connection comes from a proxy.
+    pub fn forgo_ident(&mut self, wanted: &mut Wanted) {
+        self.ident = Ident::NotWanted;
+        wanted.ident = false;
+    }
+
     /// Takes the answer to a DNS question; further questions go to `wanted`.
     pub fn answer(&mut self, config: &Config, question: &Question, answer: &Answer, wanted: &mut Wanted) {
         for reverse in [&mut self.remote, &mut self.local].into_iter().flatten() {

@@ -12,6 +12,7 @@ use crate::policy::question::{Answer, Records};
 pub fn config() -> Config {
     Config {
         listen: vec![ListenSpec { address: None, port: 25, text: "25".into() }],
+        passed: PassedSockets::default(),
         backlog: None,
         handler: Handler { program: "/bin/true".into(), args: Vec::new() },
         access: Access::default(),
@@ -25,6 +26,7 @@ pub fn config() -> Config {
             max_pending: 0,
             prefix6: Prefix6::default(),
         },
+        proxy: None,
         lookups: Lookups {
             names: NameSource::Off,
             ident: false,

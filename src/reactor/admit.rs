@@ -1,16 +1,18 @@
 //! From accept to the lookups: the access file, the limits, and what a connection owes.
 
 use std::net::{SocketAddr, TcpStream};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::listener::Accepted;
 use crate::log;
 use crate::pending::{Lookups, Pending, Stage};
 use crate::policy::access::{self, Access};
 use crate::policy::env::Delta;
-use crate::policy::limits::Exceeded;
+use crate::policy::limits::{Exceeded, Slot};
 use crate::policy::session::{Ends, Session, Wanted};
 use crate::policy::{Reason, max_per_ip};
+use crate::proxy::header::Header;
+use crate::proxy::{self, Waiting};
 use crate::reactor::conclude::Client;
 use crate::reactor::{ACCEPTS, Reactor};
 
@@ -48,6 +50,34 @@ impl Reactor {
 
     fn admit(&mut self, listener: u32, stream: TcpStream, peer: SocketAddr, now: Instant) {
         let mut client = Client { stream, peer, local: None, since: now };
+        if self.config.proxy.is_some() {
+            if !self.find_local_end(Some(listener), &mut client) {
+                return;
+            }
+            if let Some(limit) = self.header_limit(&client) {
+                let Client { stream, peer, local: Some(local), since } = client else { return };
+                let slot = self.slot_from_accept();
+                return self.await_header(Waiting { stream, real: Ends { peer, local }, slot, since }, limit, now);
+            }
+        }
+        self.admit_client(Some(listener), client, None, now);
+    }
+
+    /// None: the connection does not begin with a PROXY header.
+    fn header_limit(&self, client: &Client) -> Option<Duration> {
+        proxy::time_limit(self.config.proxy.as_ref()?, client.local?)
+    }
+
+    /// A connection whose PROXY header has come: what it says is what counts from here on.
+    pub(super) fn admit_proxied(&mut self, waiting: Waiting, header: Header, now: Instant) {
+        let Waiting { stream, real, slot, .. } = waiting;
+        let Ends { peer, local } = header.ends.unwrap_or(real);
+        let client = Client { stream, peer, local: Some(local), since: now };
+        self.admit_client(None, client, Some(Proxied { real, header, slot }), now);
+    }
+
+    /// `listener` is needed if the local end is not known.
+    fn admit_client(&mut self, listener: Option<u32>, mut client: Client, proxied: Option<Proxied>, now: Instant) {
         // Asking for the local end costs a system call, which most refusals do without.
         if self.config.access.local && self.access.is_some() && !self.find_local_end(listener, &mut client) {
             return;
@@ -56,6 +86,7 @@ impl Reactor {
         if let Err(reason) = self.ask_access_file(&client, &mut env) {
             return self.refuse(client, None, reason, now);
         }
+        let peer = client.peer;
         let most = max_per_ip(self.config.limits.max_per_ip, &env, &self.base);
         let share = match self.occupancy.share(peer.ip(), most) {
             Ok(share) => share,
@@ -65,10 +96,19 @@ impl Reactor {
             return;
         }
         let Client { stream, local: Some(local), .. } = client else { return };
-        let slot = if self.config.limits.max_pending == 0 { self.take_slot() } else { None };
+        if let Some(proxied) = &proxied {
+            proxy::describe(&proxied.real, &proxied.header, self.config.ipv4, &mut env);
+        }
         let ends = Ends { peer, local };
         let mut wanted = Wanted::default();
-        let session = Session::start(&self.config, &self.base, &ends, env, &mut wanted);
+        let mut session = Session::start(&self.config, &self.base, &ends, env, &mut wanted);
+        let slot = match proxied {
+            Some(proxied) => {
+                session.forgo_ident(&mut wanted);
+                proxied.slot
+            }
+            None => self.slot_from_accept(),
+        };
         let deadline = now + self.config.lookups.timeout;
         let lookups = Lookups { session, deadline, ident: None };
         self.arrivals += 1;
@@ -85,10 +125,16 @@ impl Reactor {
         self.begin_lookups(pending, wanted, now);
     }
 
+    /// The slot of a connection that has just been accepted; none with `-maxpending`.
+    fn slot_from_accept(&self) -> Option<Slot> {
+        if self.config.limits.max_pending == 0 { self.take_slot() } else { None }
+    }
+
     /// False: the client is gone already, and with it the knowledge of where it came to.
-    fn find_local_end(&self, listener: u32, client: &mut Client) -> bool {
+    fn find_local_end(&self, listener: Option<u32>, client: &mut Client) -> bool {
         if client.local.is_none() {
-            client.local = self.listeners.get(listener).and_then(|l| l.local_end(&client.stream).ok());
+            let listener = listener.and_then(|index| self.listeners.get(index));
+            client.local = listener.and_then(|l| l.local_end(&client.stream).ok());
         }
         client.local.is_some()
     }
@@ -106,6 +152,15 @@ impl Reactor {
             }
         }
     }
+}
+
+/// What a connection brings along that began with a PROXY header.
+struct Proxied {
+    /// The proxy, and where it connected to.
+    real: Ends,
+    header: Header,
+    /// Taken at accept; none with `-maxpending`.
+    slot: Option<Slot>,
 }
 
 impl From<Exceeded> for Reason {

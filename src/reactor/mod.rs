@@ -5,21 +5,22 @@
 //! done it returns as a value; rooms do not know each other or the loop. Nothing in a turn blocks,
 //! and nothing a client, a server or a child does ends the loop: only SIGTERM and SIGINT do.
 //!
-//! `admit` brings a connection from accept to its lookups, `lookups` from there to the verdict,
-//! `conclude` carries the verdict out.
+//! `admit` brings a connection from accept to its lookups (by way of `headers`, if it has a PROXY
+//! header), `lookups` from there to the verdict, `conclude` carries the verdict out.
 
 #![forbid(unsafe_code)]
 
 mod admit;
 mod conclude;
 mod dns;
+mod headers;
 mod lookups;
 pub mod timer;
 pub mod token;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use mio::event::Event;
@@ -34,9 +35,11 @@ use crate::config::Config;
 use crate::error::StartError;
 use crate::listener::Listeners;
 use crate::log;
+use crate::manager::{Counts, Manager};
 use crate::pending::Pending;
 use crate::policy::env::Base;
 use crate::policy::limits::Occupancy;
+use crate::proxy::Waiting;
 use crate::resolver::nss::NssResolver;
 use crate::signal::Signals;
 use crate::spawn::Spawner;
@@ -71,6 +74,8 @@ pub struct Parts {
     /// With `-resolver=nss`: forked before the daemon listens.
     pub nss: Option<NssResolver>,
     pub signals: Signals,
+    /// With `NOTIFY_SOCKET`.
+    pub manager: Option<Manager>,
 }
 
 pub struct Reactor {
@@ -87,6 +92,8 @@ pub struct Reactor {
     occupancy: Occupancy,
     access: Option<AccessDb>,
     lookup: Lookup,
+    /// Connections whose PROXY header has not come, with the instant their time is over.
+    headers: Table<(Waiting, Instant)>,
     pending: Table<Pending>,
     /// Pending connections whose verdict is to serve and that wait for a slot, in order of arrival.
     ready: BTreeSet<(u64, Key)>,
@@ -103,6 +110,7 @@ pub struct Reactor {
     stderr: Stderr,
     logger_starter: Option<LoggerStarter>,
     children: Children,
+    manager: Option<Manager>,
     terminate: bool,
 }
 
@@ -110,7 +118,8 @@ impl Reactor {
     /// Sets the loop up. After it the daemon accepts as soon as [`run`](Self::run) is called.
     pub fn new(parts: Parts) -> Result<Self, StartError> {
         let failed = |error: io::Error| StartError::system("cannot set up the event loop", error);
-        let Parts { config, base, listeners, access, spawner, stderr, logger_starter, nss, mut signals } = parts;
+        let Parts { config, base, listeners, access, spawner, stderr, logger_starter, nss, mut signals, manager } =
+            parts;
         let poll = Poll::new().map_err(failed)?;
         poll.registry().register(&mut signals, Source::Signals.token(), Interest::READABLE).map_err(failed)?;
         let lookup = Lookup::new(&config, nss, poll.registry(), Instant::now())?;
@@ -128,6 +137,7 @@ impl Reactor {
             shortage: false,
             access,
             lookup,
+            headers: Table::default(),
             pending: Table::default(),
             ready: BTreeSet::new(),
             arrivals: 0,
@@ -138,6 +148,7 @@ impl Reactor {
             stderr,
             logger_starter,
             children: Children::default(),
+            manager,
             terminate: false,
         })
     }
@@ -146,6 +157,7 @@ impl Reactor {
     pub fn run(&mut self) {
         let mut events = Events::with_capacity(EVENTS);
         self.open_or_close_the_door();
+        self.tell_ready(Instant::now());
         while !self.terminate {
             let timeout = self.timeout();
             if let Err(error) = self.poll.poll(&mut events, timeout) {
@@ -164,8 +176,37 @@ impl Reactor {
             self.fill_slots(now);
             self.accept_waiting(now);
             self.open_or_close_the_door();
+            self.tell_counts(now);
+        }
+        if let Some(manager) = &mut self.manager {
+            manager.stopping(Instant::now());
         }
         self.listeners.pause(self.poll.registry());
+    }
+
+    /// Where the entries of LIST with port 0 listen.
+    pub fn chosen_addresses(&self) -> &[SocketAddr] {
+        self.listeners.chosen()
+    }
+
+    /// Tells the service manager that the daemon serves, and as which process if it was started as another.
+    fn tell_ready(&mut self, now: Instant) {
+        let main = self.config.pid_file.is_some().then(Pid::this);
+        if let Some(manager) = &mut self.manager {
+            manager.ready(main, now);
+        }
+        self.tell_counts(now);
+    }
+
+    fn tell_counts(&mut self, now: Instant) {
+        if let Some(manager) = &mut self.manager {
+            let counts = Counts {
+                slots_in_use: self.occupancy.slots_in_use(),
+                slots: self.config.limits.max_procs,
+                pending: self.headers.len() + self.pending.len(),
+            };
+            manager.tick(counts, now);
+        }
     }
 
     fn timeout(&mut self) -> Option<Duration> {
@@ -177,6 +218,7 @@ impl Reactor {
         [
             self.timers.timeout(now),
             self.stderr.logger().and_then(|logger| logger.deadline()).map(until),
+            self.manager.as_ref().and_then(Manager::deadline).map(until),
             self.lookup.timeout(now),
         ]
         .into_iter()
@@ -195,6 +237,7 @@ impl Reactor {
                     self.client_gone(key, now);
                 }
             }
+            Some(Source::Header(key)) => self.step_header(key, event.is_read_closed(), now),
             Some(Source::Ident(key)) => self.step_ident(key, now),
             Some(Source::Lingering(key)) => self.step_lingering(key),
             Some(Source::Resolver(key)) => self.lookup.dns_ready(key, event),
@@ -229,10 +272,14 @@ impl Reactor {
 
     /// SIGHUP: what is on disk is read anew; connections and limits stay.
     fn reload(&mut self, now: Instant) {
+        if let Some(manager) = &mut self.manager {
+            manager.reloading(now);
+        }
         log::notice(format_args!("SIGHUP: reading the access file and resolv.conf anew"));
         self.reload_access_file();
         self.stderr.reopen();
         self.lookup.reload(now);
+        self.tell_ready(now);
     }
 
     fn reload_access_file(&mut self) {
@@ -256,6 +303,7 @@ impl Reactor {
             match due {
                 Due::Lookups(key) => self.lookups_expired(key, now),
                 Due::Ident(key) => self.end_ident(key, None, now),
+                Due::Header(key) => self.header_late(key, now),
                 Due::Linger(key) => self.end_lingering(key),
                 Due::Accept => self.shortage = false,
             }
@@ -285,7 +333,7 @@ impl Reactor {
         !self.shortage
             && match self.config.limits.max_pending {
                 0 => self.occupancy.has_free_slot(),
-                most => self.pending.len() < most as usize,
+                most => self.headers.len() + self.pending.len() < most as usize,
             }
     }
 

@@ -17,6 +17,8 @@ pub enum Due {
     Lookups(Key),
     /// Its ident has.
     Ident(Key),
+    /// The PROXY header of a connection has.
+    Header(Key),
     /// A refused client has had its time to read the reply.
     Linger(Key),
     /// Accepting goes on after a shortage.

@@ -25,6 +25,8 @@ pub enum Source {
     Resolver(Key),
     /// A helper of the name service switch, by its number.
     Helper(u32),
+    /// A connection whose PROXY header has not come.
+    Header(Key),
 }
 
 impl Source {
@@ -37,6 +39,7 @@ impl Source {
             Source::Lingering(key) => (4, key),
             Source::Resolver(key) => (5, key),
             Source::Helper(index) => (6, Key { index, generation: 0 }),
+            Source::Header(key) => (7, key),
         };
         Token(kind << (INDEX_BITS + GENERATION_BITS) | (key.generation as usize) << INDEX_BITS | key.index as usize)
     }
@@ -55,6 +58,7 @@ impl Source {
             4 => Source::Lingering(key),
             5 => Source::Resolver(key),
             6 => Source::Helper(key.index),
+            7 => Source::Header(key),
             _ => return None,
         })
     }
@@ -75,6 +79,7 @@ mod tests {
             Source::Lingering(Key { index: 0, generation: 7 }),
             Source::Resolver(key),
             Source::Helper(15),
+            Source::Header(key),
         ] {
             assert_eq!(Source::from_token(source.token()), Some(source));
         }

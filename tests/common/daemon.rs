@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -28,6 +29,8 @@ pub struct Builder {
     prelude: Option<String>,
     directory: Option<PathBuf>,
     stderr: Option<File>,
+    stdin: Option<OwnedFd>,
+    stdout: Option<File>,
 }
 
 impl Default for Builder {
@@ -42,6 +45,8 @@ impl Default for Builder {
             prelude: None,
             directory: None,
             stderr: None,
+            stdin: None,
+            stdout: None,
         }
     }
 }
@@ -117,6 +122,18 @@ impl Builder {
         self
     }
 
+    /// Standard input of the daemon; else /dev/null.
+    pub fn stdin(mut self, descriptor: impl Into<OwnedFd>) -> Self {
+        self.stdin = Some(descriptor.into());
+        self
+    }
+
+    /// Standard output of a daemon in the foreground; else /dev/null.
+    pub fn stdout(mut self, file: File) -> Self {
+        self.stdout = Some(file);
+        self
+    }
+
     pub fn target(&self) -> SocketAddr {
         self.address
     }
@@ -133,7 +150,10 @@ impl Builder {
         };
         command.args(arguments);
         command.env_clear().envs(self.program.environment()).envs(self.environment.iter().map(|(n, v)| (n, v)));
-        command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
+        let stdin = self.stdin.as_ref().map(|descriptor| descriptor.try_clone().expect("copy a descriptor"));
+        let stdout = self.stdout.as_ref().map(|file| file.try_clone().expect("copy a descriptor"));
+        command.stdin(stdin.map_or_else(Stdio::null, Stdio::from)).stdout(stdout.map_or_else(Stdio::null, Stdio::from));
+        command.process_group(0);
         if let Some(directory) = &self.directory {
             command.current_dir(directory);
         }

@@ -18,6 +18,7 @@ pub const TABLE: &[(&str, &str)] = &[
     ("flag-value", "a value for an option that takes none is an error"),
     ("forward-failed", "a name that could not be looked up leaves doubt, whatever the others say: softdnserr"),
     ("freebind", "an address that the host does not have yet can be listened on"),
+    ("haproxy", "the PROXY protocol; the reference knows it from a later version on"),
     ("help", "-help and -version are known"),
     ("host-characters", "a name with characters that no host name has is none"),
     ("host-mismatch", "names that lead elsewhere give softdnserr, as the reference's manual says; -hostmismatch=unset"),

@@ -19,7 +19,6 @@ pub const TABLE: &[Scenario] = &[
     Scenario { name: "LIST: service with a dash", arguments: &["127.0.0.9.domain-s"], events: &[to("127.0.0.9:853")],
         theirs: &["served"], ..PLAIN },
     Scenario { name: "LIST: unknown service", arguments: &["nosuchservice"], theirs: &["exit 1"], ..QUIET },
-    Scenario { name: "LIST: port 0", arguments: &["0"], theirs: &["exit 1"], ..QUIET },
     Scenario { name: "LIST: port 65535", arguments: &["127.0.0.9.65535"], events: &[to("127.0.0.9:65535")],
         theirs: &["served"], ..PLAIN },
     Scenario { name: "LIST: port 65536", arguments: &["65536"], theirs: &["exit 1"], ..QUIET },

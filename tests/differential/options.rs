@@ -23,6 +23,8 @@ pub const TABLE: &[Scenario] = &[
     Scenario { name: "option in capitals", options: &["-NODNSLOOKUP"], theirs: &["exit 1"], ..QUIET },
     Scenario { name: "a flag with a value", options: &["-nodnslookup=x", "-noidentlookup"], theirs: &["served"],
         ours: Some(("flag-value", &["exit 1"])), ..PLAIN },
+    Scenario { name: "haproxy", options: &["-haproxy=/port=26"], theirs: &["exit 1"],
+        ours: Some(("haproxy", &["listens on 127.0.0.9:25"])), ..QUIET },
     Scenario { name: "maxprocs is no number", options: &["-maxprocs=x"], theirs: &["exit 1"], ..QUIET },
     Scenario { name: "maxprocs 0", options: &["-maxprocs=0"], theirs: &["exit 1"], ..QUIET },
     Scenario { name: "maxprocs negative", options: &["-maxprocs=-1"], theirs: &["exit 1"], ..QUIET },
