@@ -208,7 +208,10 @@ impl Resolver {
             return Some(answer);
         }
         let added = self.waiting.add(question, waiter, self.millisecond(now), self.fresh);
-        self.counts.shared += u64::from(added == Added::Shared);
+        self.counts.shared += u64::from(added != Added::Queued);
+        if let Added::Overdue(place, number) = added {
+            self.press(place, number, now);
+        }
         self.peak = self.peak.max(self.waiting.len());
         None
     }
@@ -314,8 +317,7 @@ impl Resolver {
 
     /// How `question` stands; none if nobody waits for it.
     pub fn standing(&self, question: &Question, now: Instant) -> Option<Standing> {
-        let (sent, since) = self.waiting.state(question)?;
-        let age = self.millisecond(now).wrapping_sub(since);
+        let (sent, age) = self.waiting.state(question, self.millisecond(now))?;
         Some(Standing { sent, age: Duration::from_millis(age.into()) })
     }
 
@@ -359,7 +361,8 @@ impl Resolver {
                 let _ = self.open(now);
             }
             let number = self.next;
-            let Some((place, question)) = self.waiting.send_next(number) else { break };
+            let millisecond = self.millisecond(now);
+            let Some((place, question)) = self.waiting.send_next(number, millisecond) else { break };
             self.next = next_number(number);
             self.allowance -= 1;
             self.in_flight += 1;
@@ -377,6 +380,19 @@ impl Resolver {
         self.next != before
     }
 
+    /// Asks once more what was asked a while ago: the name server may be back.
+    fn press(&mut self, place: Place, number: u32, now: Instant) {
+        let now = self.millisecond(now);
+        let Some(channel) = self.channel.as_mut().filter(|_| self.in_flight < MAX_WANTED) else { return };
+        let Some(question) = self.waiting.press(place, now) else { return };
+        // It was sent before, so it has a name.
+        let Some(name) = name::of(question, &self.settings.zones) else { return };
+        let kind = record_type(question);
+        self.in_flight += 1;
+        self.counts.sent += 1;
+        channel.send(&name, kind, place, number);
+    }
+
     /// Takes what has ended out of the basket: into the cache, and to those who wait.
     fn collect(&mut self, now: Instant) {
         let second = self.second(now);
@@ -384,6 +400,9 @@ impl Resolver {
             self.in_flight -= 1;
             // What is no longer expected has been asked again meanwhile.
             let Some(Expected { wanted, alone }) = self.waiting.expects(place, number) else { continue };
+            if matches!(outcome, Outcome::Failed(_)) && self.waiting.has_another(place) {
+                continue;
+            }
             let stale = self.fresh.is_some_and(|fresh| is_before(number, fresh));
             if stale && wanted && matches!(outcome, Outcome::Failed(_)) {
                 self.waiting.requeue(place);

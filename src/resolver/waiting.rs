@@ -63,7 +63,15 @@ impl Waiters {
 }
 
 /// Bits of a query's number. A query ends within minutes, so that in that time no number comes again.
-const NUMBER_BITS: u32 = 30;
+const NUMBER_BITS: u32 = 26;
+
+/// Queries beside the first that one question can have under way.
+const MORE_MAX: u32 = 15;
+
+/// How long a query is left alone before a newcomer has its question asked once more, in milliseconds.
+/// A name server that was silent and is back then serves newcomers at once, whereas c-ares' next try
+/// of the old query can be five seconds away.
+const PRESS_AFTER: u32 = 500;
 
 /// The number after `number`.
 pub fn next_number(number: u32) -> u32 {
@@ -87,15 +95,29 @@ enum Stage {
 
 struct Entry {
     waiters: Waiters,
-    /// When it was first asked for, in milliseconds by a clock that may wrap.
-    since: u32,
-    /// A [`Stage`] in four bytes.
+    /// When it was first asked for, in ticks.
+    since: u16,
+    /// When a query was last started for it, in ticks.
+    sent: u16,
+    /// A [`Stage`] in two bits, the queries beside the first in four, the number in the others.
     stage: u32,
+}
+
+/// Milliseconds of one tick. Sixteen bits of them wrap after an hour and a half, and a question lives minutes.
+const TICK: u32 = 100;
+
+fn ticks(now: u32) -> u16 {
+    (now / TICK) as u16
+}
+
+/// Milliseconds from tick `then` to `now`.
+fn elapsed(then: u16, now: u32) -> u32 {
+    u32::from(ticks(now).wrapping_sub(then)) * TICK
 }
 
 impl Entry {
     fn stage(&self) -> Stage {
-        let number = self.stage >> 2;
+        let number = self.stage >> 6;
         match self.stage & 3 {
             0 => Stage::Queued,
             1 => Stage::Sent(number),
@@ -103,12 +125,22 @@ impl Entry {
         }
     }
 
+    /// Also forgets further queries.
     fn set_stage(&mut self, stage: Stage) {
         self.stage = match stage {
             Stage::Queued => 0,
-            Stage::Sent(number) => number << 2 | 1,
-            Stage::Alone(number) => number << 2 | 2,
+            Stage::Sent(number) => number << 6 | 1,
+            Stage::Alone(number) => number << 6 | 2,
         };
+    }
+
+    /// Queries under way beside the first.
+    fn more(&self) -> u32 {
+        self.stage >> 2 & MORE_MAX
+    }
+
+    fn set_more(&mut self, more: u32) {
+        self.stage = self.stage & !(MORE_MAX << 2) | more << 2;
     }
 
     fn is_sent(&self) -> bool {
@@ -140,6 +172,8 @@ pub enum Added {
     Queued,
     /// The waiter shares a question that others wait for.
     Shared,
+    /// The same, and its query, of this number, has been without an answer for long.
+    Overdue(Place, u32),
 }
 
 impl Waiting {
@@ -157,10 +191,11 @@ impl Waiting {
         self.wanted
     }
 
-    /// Adds a waiter. A question whose query was started before query `fresh` is queued again: the servers may have changed since, and the old ones be dead.
+    /// Adds a waiter. A question whose query was started before query `fresh` is queued again: the
+    /// servers may have changed since, and the old ones be dead.
     pub fn add(&mut self, question: &Question, waiter: Key, now: u32, fresh: Option<u32>) -> Added {
         let Some(place) = self.table.find(question) else {
-            let entry = Entry { waiters: Waiters::One(waiter), since: now, stage: 0 };
+            let entry = Entry { waiters: Waiters::One(waiter), since: ticks(now), sent: 0, stage: 0 };
             let place = self.table.insert(question.clone(), entry);
             self.table.push(&mut self.queue, place);
             return Added::Queued;
@@ -168,15 +203,37 @@ impl Waiting {
         let Some(entry) = self.table.get_mut(place) else { return Added::Queued };
         if entry.waiters.is_empty() {
             self.wanted += 1;
-            entry.since = now;
+            entry.since = ticks(now);
         }
         entry.waiters.add(waiter);
-        if let (Stage::Sent(number) | Stage::Alone(number), Some(fresh)) = (entry.stage(), fresh)
-            && is_before(number, fresh)
-        {
+        let (Stage::Sent(number) | Stage::Alone(number)) = entry.stage() else { return Added::Shared };
+        if fresh.is_some_and(|fresh| is_before(number, fresh)) {
             self.requeue(place);
+            return Added::Shared;
+        }
+        if elapsed(entry.sent, now) > PRESS_AFTER && entry.more() < MORE_MAX {
+            return Added::Overdue(place, number);
         }
         Added::Shared
+    }
+
+    /// Notes one more query, under the same number, for the question at `place`: the first answer of any counts,
+    /// and a failure only if it is the last.
+    pub fn press(&mut self, place: Place, now: u32) -> Option<&Question> {
+        let entry = self.table.get_mut(place)?;
+        entry.set_more(entry.more() + 1);
+        entry.sent = ticks(now);
+        Some(self.table.question(place))
+    }
+
+    /// A query of the question at `place` has failed. True if another one is still under way.
+    pub fn has_another(&mut self, place: Place) -> bool {
+        let Some(entry) = self.table.get_mut(place) else { return false };
+        let more = entry.more();
+        if more > 0 {
+            entry.set_more(more - 1);
+        }
+        more > 0
     }
 
     /// Takes a waiter off. A queued question that nobody waits for goes away; one that was sent is
@@ -196,10 +253,12 @@ impl Waiting {
     }
 
     /// Takes the question that has been longest in the queue, to be sent as query `number`.
-    pub fn send_next(&mut self, number: u32) -> Option<(Place, &Question)> {
+    pub fn send_next(&mut self, number: u32, now: u32) -> Option<(Place, &Question)> {
         let place = self.queue.first()?;
         self.table.unlink(&mut self.queue, place);
-        self.table.get_mut(place)?.set_stage(Stage::Sent(number));
+        let entry = self.table.get_mut(place)?;
+        entry.set_stage(Stage::Sent(number));
+        entry.sent = ticks(now);
         self.wanted += 1;
         Some((place, self.table.question(place)))
     }
@@ -224,13 +283,10 @@ impl Waiting {
 
     /// Puts a question that was sent and is waited for at the end of the queue again.
     pub fn requeue(&mut self, place: Place) {
-        if let Some(entry) = self.table.get_mut(place)
-            && entry.is_sent()
-        {
-            entry.set_stage(Stage::Queued);
-            self.wanted -= 1;
-            self.table.push(&mut self.queue, place);
-        }
+        let Some(entry) = self.table.get_mut(place).filter(|entry| entry.is_sent()) else { return };
+        entry.set_stage(Stage::Queued);
+        self.wanted -= 1;
+        self.table.push(&mut self.queue, place);
     }
 
     /// Takes out a question that was sent, for its answer has come.
@@ -240,10 +296,10 @@ impl Waiting {
         Some((question, entry.waiters))
     }
 
-    /// Whether `question` is sent, and since when it is asked for; none if nobody waits for it.
-    pub fn state(&self, question: &Question) -> Option<(bool, u32)> {
+    /// Whether `question` is sent, and for how many milliseconds it is asked for; none if nobody waits for it.
+    pub fn state(&self, question: &Question, now: u32) -> Option<(bool, u32)> {
         let entry = self.table.get(self.table.find(question)?)?;
-        (!entry.waiters.is_empty()).then_some((entry.is_sent(), entry.since))
+        (!entry.waiters.is_empty()).then_some((entry.is_sent(), elapsed(entry.since, now)))
     }
 
     pub fn shrink(&mut self) {
@@ -279,13 +335,13 @@ mod tests {
         assert_eq!(waiting.add(&question(2), key(9), 5, None), Added::Shared);
         let mut order = Vec::new();
         let mut places = Vec::new();
-        while let Some((place, question)) = waiting.send_next(places.len() as u32) {
+        while let Some((place, question)) = waiting.send_next(places.len() as u32, 0) {
             order.push(question.clone());
             places.push(place);
         }
         assert_eq!(order, [question(1), question(2), question(3)]);
         assert_eq!((waiting.wanted(), waiting.queued()), (3, 0));
-        assert_eq!(waiting.state(&question(2)), Some((true, 0)));
+        assert_eq!(waiting.state(&question(2), 0), Some((true, 0)));
         assert_eq!(waiting.expects(places[1], 1), Some(Expected { wanted: true, alone: false }));
         assert_eq!(waiting.expects(places[1], 0), None);
         let (asked, waiters) = waiting.finish(places[1]).unwrap();
@@ -307,7 +363,7 @@ mod tests {
         waiting.add(&question(200), key(2), 0, None);
         let mut sent = 0;
         loop {
-            let (place, asked) = waiting.send_next(sent).unwrap();
+            let (place, asked) = waiting.send_next(sent, 0).unwrap();
             let done = *asked == question(200);
             sent += 1;
             waiting.finish(place);
@@ -329,16 +385,16 @@ mod tests {
         waiting.remove(&question(1), key(7));
         assert_eq!(waiting.queued(), 2);
         waiting.remove(&question(1), key(2));
-        assert_eq!((waiting.queued(), waiting.state(&question(1))), (1, None));
-        let (place, asked) = waiting.send_next(0).unwrap();
+        assert_eq!((waiting.queued(), waiting.state(&question(1), 0)), (1, None));
+        let (place, asked) = waiting.send_next(0, 0).unwrap();
         assert_eq!(*asked, question(2));
         waiting.remove(&question(2), key(1));
         assert_eq!(
             (waiting.wanted(), waiting.len(), waiting.expects(place, 0)),
             (0, 1, Some(Expected { wanted: false, alone: false }))
         );
-        assert_eq!(waiting.add(&question(2), key(3), 50, None), Added::Shared);
-        assert_eq!((waiting.wanted(), waiting.state(&question(2))), (1, Some((true, 50))));
+        assert_eq!(waiting.add(&question(2), key(3), 300, None), Added::Shared);
+        assert_eq!((waiting.wanted(), waiting.state(&question(2), 1300)), (1, Some((true, 1000))));
         assert_eq!(waiting.finish(place).unwrap().1, Waiters::One(key(3)));
         assert_eq!((waiting.wanted(), waiting.len()), (0, 0));
     }
@@ -357,11 +413,11 @@ mod tests {
     fn what_the_old_servers_were_asked_is_asked_again() {
         let mut waiting = Waiting::default();
         waiting.add(&question(1), key(1), 0, None);
-        let (place, _) = waiting.send_next(LAST).unwrap();
+        let (place, _) = waiting.send_next(LAST, 0).unwrap();
         waiting.add(&question(1), key(2), 0, Some(0));
         assert_eq!((waiting.queued(), waiting.wanted()), (1, 0));
         assert_eq!(waiting.expects(place, LAST), None, "the old answer no longer counts");
-        let (again, _) = waiting.send_next(0).unwrap();
+        let (again, _) = waiting.send_next(0, 0).unwrap();
         assert_eq!((again, waiting.wanted()), (place, 1));
         waiting.add(&question(1), key(3), 0, Some(0));
         assert_eq!(waiting.queued(), 0);
@@ -369,5 +425,24 @@ mod tests {
         assert_eq!(waiting.expects(place, 0), None);
         assert_eq!(waiting.expects(place, LAST), Some(Expected { wanted: true, alone: true }));
         assert_eq!(waiting.finish(place).unwrap().1.as_slice().len(), 3);
+    }
+
+    #[test]
+    fn a_question_without_an_answer_for_a_second_is_pressed_and_fails_with_its_last_query() {
+        let mut waiting = Waiting::default();
+        waiting.add(&question(1), key(1), 0, None);
+        let place = waiting.send_next(7, 0).unwrap().0;
+        assert_eq!(waiting.add(&question(1), key(2), 500, None), Added::Shared);
+        assert_eq!(waiting.add(&question(1), key(3), 1100, None), Added::Overdue(place, 7));
+        assert_eq!(waiting.press(place, 1100), Some(&question(1)));
+        assert_eq!(waiting.add(&question(1), key(4), 1600, None), Added::Shared);
+        assert!(waiting.has_another(place));
+        assert!(!waiting.has_another(place));
+        assert_eq!(waiting.expects(place, 7), Some(Expected { wanted: true, alone: false }));
+        for n in 1..=MORE_MAX {
+            assert_eq!(waiting.add(&question(1), key(5), 2000 * n, None), Added::Overdue(place, 7));
+            waiting.press(place, 2000 * n);
+        }
+        assert_eq!(waiting.add(&question(1), key(5), 60_000, None), Added::Shared);
     }
 }
