@@ -139,7 +139,7 @@ impl Scenario {
             [list] => builder.list(list).steps(self.handler),
             [list, command @ ..] => builder.list(list).handler(command),
         };
-        let daemon = match builder.try_start() {
+        let mut daemon = match builder.try_start() {
             Ok(daemon) => daemon,
             Err(finished) => return vec![format!("exit {}", finished.code())],
         };
@@ -151,7 +151,10 @@ impl Scenario {
         for event in self.events {
             match *event {
                 Event::Visit { from, to, sends } => {
-                    seen.push(visit(&daemon, from, to, sends));
+                    let Some(outcome) = visit(&mut daemon, from, to, sends) else {
+                        return vec![format!("exit {}", daemon.wait().code().unwrap_or(-1))];
+                    };
+                    seen.push(outcome);
                     // The slot is free only when the daemon has seen the handler's end.
                     wait_for("the handler is reaped", || daemon.children().len() == staying.len());
                 }
@@ -209,16 +212,20 @@ fn connect(from: &str, to: &str) -> Option<Client> {
     }
 }
 
-fn visit(daemon: &Daemon, from: &str, to: &str, sends: &str) -> String {
+/// None: the daemon has ended. The reference listens before it has checked its options.
+fn visit(daemon: &mut Daemon, from: &str, to: &str, sends: &str) -> Option<String> {
     // What the client sends is there before the daemon accepts, so that it cannot be in time or
     // late by chance.
     daemon.signal(Signal::SIGSTOP);
-    wait_for("the daemon stops", || procfs::state(daemon.pid()) == Some('T'));
-    let Some(mut client) = connect(from, to) else { return "nobody listens".to_owned() };
+    wait_for("the daemon stops", || daemon.has_ended() || procfs::state(daemon.pid()) == Some('T'));
+    if daemon.has_ended() {
+        return None;
+    }
+    let Some(mut client) = connect(from, to) else { return Some("nobody listens".to_owned()) };
     let ends = (client.local(), client.peer());
     client.send(sends.as_bytes()).half_close();
     daemon.signal(Signal::SIGCONT);
-    render(&client.finish(), Some(ends))
+    Some(render(&client.finish(), Some(ends)))
 }
 
 fn render(received: &Received, ends: Option<(SocketAddr, SocketAddr)>) -> String {
