@@ -133,7 +133,8 @@ pub fn read(reply: &DnsRecord) -> Outcome {
     let mut owner = name;
     let mut ttl = *TTL.end();
     for _ in 0..=MAX_CHAIN {
-        if exists && let Some(found) = collect(reply, owner, wanted, &mut ttl) {
+        let found = if exists { collect(reply, owner, wanted, &mut ttl) } else { None };
+        if let Some(found) = found {
             return Outcome::Found(found, ttl.max(*TTL.start()));
         }
         let Some(alias) = answers(reply, owner, DnsRecordType::CNAME).next() else {

@@ -171,10 +171,11 @@ impl Waiting {
             entry.since = now;
         }
         entry.waiters.add(waiter);
-        if let (Stage::Sent(number) | Stage::Alone(number), Some(fresh)) = (entry.stage(), fresh)
-            && is_before(number, fresh)
-        {
-            self.requeue(place);
+        match (entry.stage(), fresh) {
+            (Stage::Sent(number) | Stage::Alone(number), Some(fresh)) if is_before(number, fresh) => {
+                self.requeue(place);
+            }
+            _ => {}
         }
         Added::Shared
     }
@@ -224,9 +225,7 @@ impl Waiting {
 
     /// Puts a question that was sent and is waited for at the end of the queue again.
     pub fn requeue(&mut self, place: Place) {
-        if let Some(entry) = self.table.get_mut(place)
-            && entry.is_sent()
-        {
+        if let Some(entry) = self.table.get_mut(place).filter(|entry| entry.is_sent()) {
             entry.set_stage(Stage::Queued);
             self.wanted -= 1;
             self.table.push(&mut self.queue, place);
