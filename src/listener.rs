@@ -40,8 +40,31 @@ pub enum Accepted {
     Nobody,
     /// That client is gone already, or its network is; the next one may do better.
     Lost,
-    /// Descriptors or memory have run out.
+    /// Nothing can be accepted right now: descriptors or memory have run out.
     Shortage(Errno),
+}
+
+impl Accepted {
+    /// What accept's error means.
+    fn instead(errno: Errno) -> Self {
+        match errno {
+            Errno::EAGAIN => Accepted::Nobody,
+            // accept(2): errors that are pending on the new connection count as "try again".
+            Errno::EINTR
+            | Errno::ECONNABORTED
+            | Errno::ENETDOWN
+            | Errno::EPROTO
+            | Errno::ENOPROTOOPT
+            | Errno::EHOSTDOWN
+            | Errno::ENONET
+            | Errno::EHOSTUNREACH
+            | Errno::EOPNOTSUPP
+            | Errno::ENETUNREACH => Accepted::Lost,
+            // Descriptors, memory, or what a security module or a filter of system calls forbids: the
+            // client stays where it is, so that trying again at once would be all that we do.
+            errno => Accepted::Shortage(errno),
+        }
+    }
 }
 
 impl Listener {
@@ -55,12 +78,7 @@ impl Listener {
                 }
                 Accepted::Connection(stream, addr::fold_socket(peer))
             }
-            Err(error) => match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
-                Errno::EAGAIN => Accepted::Nobody,
-                errno @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) => Accepted::Shortage(errno),
-                // accept(2): errors that are pending on the new connection count as "try again".
-                _ => Accepted::Lost,
-            },
+            Err(error) => Accepted::instead(Errno::from_raw(error.raw_os_error().unwrap_or(0))),
         }
     }
 
@@ -138,16 +156,21 @@ impl Listeners {
         self.registered
     }
 
-    /// Registers with the event loop; clients that wait already raise an event.
+    /// Registers with the event loop, all or none; clients that wait already raise an event.
     pub fn resume(&mut self, registry: &Registry, token: impl Fn(u32) -> Token) -> io::Result<()> {
-        if !self.registered {
-            for (index, listener) in self.all.iter().enumerate() {
-                let fd = listener.socket.as_raw_fd();
-                registry.register(&mut SourceFd(&fd), token(index as u32), Interest::READABLE)?;
-            }
-            self.registered = true;
+        if self.registered {
+            return Ok(());
         }
-        Ok(())
+        self.registered = true;
+        let result = self.all.iter().enumerate().try_for_each(|(index, listener)| {
+            let fd = listener.socket.as_raw_fd();
+            registry.register(&mut SourceFd(&fd), token(index as u32), Interest::READABLE)
+        });
+        if result.is_err() {
+            // Those that were taken would be refused as known the next time, and so for ever.
+            self.pause(registry);
+        }
+        result
     }
 
     /// Deregisters: clients wait in the backlog and wake nobody.
@@ -285,6 +308,41 @@ mod tests {
         ] {
             let error = adopt(descriptor).unwrap_err().to_string();
             assert!(error.starts_with("cannot listen on fd:7: ") && error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_listener_that_is_refused_leaves_none_registered() {
+        let mut listeners = Listeners::bind(&[spec(Some("127.0.0.1"), 0), spec(Some("127.0.0.1"), 0)], None).unwrap();
+        let clients: Vec<_> = (0..2).map(|i| TcpStream::connect(("127.0.0.1", port(&listeners, i))).unwrap()).collect();
+        let mut poll = mio::Poll::new().unwrap();
+        // The kernel takes no descriptor twice.
+        let second = listeners.get(1).unwrap().socket.as_raw_fd();
+        poll.registry().register(&mut SourceFd(&second), Token(9), Interest::READABLE).unwrap();
+        let token = |index| Token(index as usize);
+        assert!(listeners.resume(poll.registry(), token).is_err());
+        assert!(!listeners.is_accepting());
+        listeners.resume(poll.registry(), token).unwrap();
+        let mut events = mio::Events::with_capacity(4);
+        poll.poll(&mut events, Some(std::time::Duration::ZERO)).unwrap();
+        let mut ready: Vec<_> = events.iter().map(|event| event.token().0).collect();
+        ready.sort_unstable();
+        assert_eq!(ready, [0, 1]);
+        drop(clients);
+    }
+
+    #[test]
+    fn what_ends_one_connection_is_tried_again_at_once_and_all_else_is_not() {
+        for (errno, expected) in [
+            (Errno::EAGAIN, "Nobody"),
+            (Errno::ECONNABORTED, "Lost"),
+            (Errno::EHOSTUNREACH, "Lost"),
+            (Errno::EMFILE, "Shortage(EMFILE)"),
+            (Errno::ENOMEM, "Shortage(ENOMEM)"),
+            (Errno::EACCES, "Shortage(EACCES)"),
+            (Errno::EPERM, "Shortage(EPERM)"),
+        ] {
+            assert_eq!(format!("{:?}", Accepted::instead(errno)), expected);
         }
     }
 

@@ -286,15 +286,14 @@ impl NssResolver {
             let slot = &mut self.slots[index];
             let Some(helper) = slot.helper() else { return Ok(()) };
             match helper.reply() {
-                Ok(Some(reply)) => {
-                    if let State::Busy { ip, number, .. } = slot.state
-                        && number == reply.number
-                    {
+                Ok(Some(reply)) => match slot.state {
+                    State::Busy { ip, number, .. } if number == reply.number => {
                         slot.make_idle();
                         slot.failures = 0;
                         self.finish(ip, reply.name, now);
                     }
-                }
+                    _ => {}
+                },
                 Ok(None) | Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return Ok(()),
                 Err(error) => return Err(error),

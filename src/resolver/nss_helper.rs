@@ -497,9 +497,8 @@ mod tests {
         // SAFETY: the child makes system calls and ends by _exit.
         match unsafe { unistd::fork() }.unwrap() {
             ForkResult::Child => {
-                if let Ok(helper) = start(None, hang)
-                    && helper.ask(Request { number: 1, ip: ip("192.0.2.1") }).is_ok()
-                {
+                let request = Request { number: 1, ip: ip("192.0.2.1") };
+                if let Some(helper) = start(None, hang).ok().filter(|helper| helper.ask(request).is_ok()) {
                     let _ = unistd::write(&told, &helper.pid.as_raw().to_ne_bytes());
                     loop {
                         unistd::pause();

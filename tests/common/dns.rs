@@ -419,9 +419,7 @@ fn serve_udp(socket: &UdpSocket, script: &Mutex<Script>, stop: &AtomicBool) {
     let mut buffer = [0; 1024];
     while !stop.load(Ordering::SeqCst) {
         let now = Instant::now();
-        while let Some(Due(at, ..)) = late.peek()
-            && *at <= now
-        {
+        while late.peek().is_some_and(|Due(at, ..)| *at <= now) {
             let Some(Due(_, _, wire, client)) = late.pop() else { break };
             // A client that is gone does not matter.
             let _ = socket.send_to(&wire, client);
