@@ -81,12 +81,12 @@ install:
 		case $$source in contrib/*) sed $(SUBST) $$source >$$target || exit 1 ;; esac; \
 		echo "  $$target"; \
 	done
-	@install -d $(DESTDIR)$(SYSCONFDIR)/couriertcpd
+	@install -d $(DESTDIR)$(SYSCONFDIR)/couriertcpd $(DESTDIR)$(LOGDIR)
 
-# Leaves the folder of the instances, with what the administrator put there.
+# Leaves what the administrator put into the folder of the instances, and the logs.
 uninstall:
 	@for f in $(FILES); do rm -f $(DESTDIR)$${f##*:} || exit 1; done
-	@-rmdir $(DESTDIR)$(DOCDIR)/examples $(DESTDIR)$(DOCDIR) $(DESTDIR)$(LIBEXECDIR) $(DESTDIR)$(SYSCONFDIR)/couriertcpd 2>/dev/null || true
+	@-rmdir $(DESTDIR)$(DOCDIR)/examples $(DESTDIR)$(DOCDIR) $(DESTDIR)$(LIBEXECDIR) $(DESTDIR)$(SYSCONFDIR)/couriertcpd $(DESTDIR)$(LOGDIR) 2>/dev/null || true
 
 # Fills vendor/ with the crates, for a build without a network: see vendor/README.md.
 vendor:
