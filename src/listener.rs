@@ -130,6 +130,11 @@ impl Listeners {
         self.all.len() as u32
     }
 
+    /// Where they listen.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.all.iter().filter_map(|listener| listener.socket.local_addr().ok()).collect()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.all.is_empty()
     }

@@ -20,6 +20,8 @@ use nix::unistd::Pid;
 use crate::accessdb::AccessDb;
 use crate::cli::{self, Action};
 use crate::config::{Config, NameSource};
+use crate::control::server::Server;
+use crate::control::{self, Request};
 use crate::daemon::lock::{Acquired, Lock, PidFile};
 use crate::daemon::privs::{self, Identity};
 use crate::daemon::{self, Inherited, Readiness, Side, verbs};
@@ -56,11 +58,16 @@ fn act(argv: impl IntoIterator<Item = OsString>) -> Result<i32, StartError> {
         Action::Run(config) => serve(*config, inherited),
         Action::Stop(pid_file) => verbs::stop(&pid_file).map(|()| 0),
         Action::Restart(pid_file) => verbs::restart(&pid_file).map(|()| 0),
-        Action::Print(text) => io::stdout()
-            .write_all(text.as_bytes())
-            .map(|()| 0)
-            .map_err(|error| StartError::system("cannot write to standard output", error)),
+        Action::Status(socket, form) => print(&control::client::ask(&socket, Request::Status(form))?),
+        Action::Print(text) => print(&text),
     }
+}
+
+fn print(text: &str) -> Result<i32, StartError> {
+    io::stdout()
+        .write_all(text.as_bytes())
+        .map(|()| 0)
+        .map_err(|error| StartError::system("cannot write to standard output", error))
 }
 
 fn serve(config: Config, mut inherited: Inherited) -> Result<i32, StartError> {
@@ -178,6 +185,7 @@ fn prepare(
     let mut listeners = Listeners::bind(&config.listen, config.backlog)?;
     listeners.adopt(outside.sockets)?;
     *pid_file = lock.map(Lock::write_pid_file).transpose()?;
+    let control = open_control_socket(&config, &identity, readiness)?;
     identity.assume()?;
     if identity.keeps_root_group() {
         readiness.note("warning: -user without -group for a user that has no entry: the group stays root's");
@@ -193,7 +201,36 @@ fn prepare(
         logger.start(Instant::now(), |input| starter.start(input, &base))?;
     }
     let manager = outside.manager;
-    Reactor::new(Parts { config, base, listeners, access, spawner, stderr, logger_starter, nss, signals, manager })
+    Reactor::new(Parts {
+        config,
+        base,
+        listeners,
+        access,
+        spawner,
+        stderr,
+        logger_starter,
+        nss,
+        signals,
+        manager,
+        control,
+    })
+}
+
+/// Made with the privileges of the start, as FILE is, and given to the user.
+fn open_control_socket(
+    config: &Config,
+    identity: &Identity,
+    readiness: &Readiness,
+) -> Result<Option<Server>, StartError> {
+    let Some(control) = &config.control else { return Ok(None) };
+    match Server::bind(&control.path, identity.ids()) {
+        Ok(server) => Ok(Some(server)),
+        Err(error) if control.required => Err(error),
+        Err(error) => {
+            readiness.note(format_args!("warning: {error}; there will be no -status"));
+            Ok(None)
+        }
+    }
 }
 
 /// The helpers of `-resolver=nss`: forked while the process is small and holds no socket.

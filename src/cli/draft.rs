@@ -13,15 +13,18 @@ use super::dnslist::ListOption;
 use super::{Action, Parsed, list, proxy, values};
 use crate::addr::Ipv4Form;
 use crate::config::{
-    Access, Config, DnsList, Handler, HandlerStderr, HostMismatch, Level, Limits, LogConfig, LoggerProgram, Lookups,
-    NameSource, Network, Prefix6, Zone,
+    Access, Config, Control, DnsList, Handler, HandlerStderr, HostMismatch, Level, Limits, LogConfig, LoggerProgram,
+    Lookups, NameSource, Network, Prefix6, Zone,
 };
+use crate::control;
+use crate::status::Form;
 
 /// What to do instead of serving.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verb {
     Stop,
     Restart,
+    Status(Form),
 }
 
 impl Verb {
@@ -29,6 +32,7 @@ impl Verb {
         match self {
             Verb::Stop => "stop",
             Verb::Restart => "restart",
+            Verb::Status(_) => "status",
         }
     }
 }
@@ -54,6 +58,8 @@ pub(super) struct Draft {
     pub proxy: Vec<proxy::RuleOption>,
     /// `-proxyfrom`.
     pub proxy_from: Vec<Network>,
+    /// `-control`.
+    pub control: Option<PathBuf>,
     pub access: Access,
     pub deny_message: Option<Vec<u8>>,
     pub drop: Vec<Vec<u8>>,
@@ -97,6 +103,7 @@ impl Default for Draft {
             verb: None,
             proxy: Vec::new(),
             proxy_from: Vec::new(),
+            control: None,
             access: Access::default(),
             deny_message: None,
             drop: Vec::new(),
@@ -139,11 +146,20 @@ impl Draft {
         let mut warnings = Vec::new();
         let action = match (self.verb, &self.pid_file) {
             (None, _) => Action::Run(Box::new(self.config(words, services, &mut warnings)?)),
+            (Some(Verb::Status(form)), _) => match self.control_path() {
+                Some(path) => Action::Status(path, form),
+                None => return Err("option -status needs -pid=FILE or -control=SOCKET".to_owned()),
+            },
             (Some(verb), None) => return Err(format!("option -{} needs -pid=FILE", verb.option())),
             (Some(Verb::Stop), Some(file)) => Action::Stop(file.clone()),
             (Some(Verb::Restart), Some(file)) => Action::Restart(file.clone()),
         };
         Ok(Parsed { action, warnings })
+    }
+
+    /// Where the control socket is, by `-control` or beside the pid file.
+    fn control_path(&self) -> Option<PathBuf> {
+        self.control.clone().or_else(|| self.pid_file.as_deref().map(control::default_path))
     }
 
     fn config(
@@ -163,6 +179,7 @@ impl Draft {
         if self.access.local && self.access.file.is_none() {
             warnings.push("-accesslocal does nothing without -access".to_owned());
         }
+        let control = self.control_path().map(|path| Control { path, required: self.control.is_some() });
         let known_ports = list.has_all_ports().then_some(list.listen.as_slice());
         let proxy = proxy::finish(self.proxy, self.proxy_from, known_ports, services, warnings)?;
         let (lists, zones) = share_zones(self.lists, &self.any_zones, warnings)?;
@@ -208,6 +225,7 @@ impl Draft {
             user: self.user,
             group: self.group,
             pid_file: self.pid_file,
+            control,
             stderr,
             logger,
             log: self.log,

@@ -23,6 +23,7 @@ use getopts::{Fail, HasArg, Matches, Occur, Options, ParsingStyle};
 
 use crate::config::Config;
 use crate::error::StartError;
+use crate::status::Form;
 use crate::sys;
 
 use draft::Draft;
@@ -38,6 +39,8 @@ pub enum Action {
     Stop(PathBuf),
     /// `-restart`: send SIGHUP to the daemon of this `-pid` file.
     Restart(PathBuf),
+    /// `-status`: ask the daemon behind this control socket how it does.
+    Status(PathBuf, Form),
     /// `-help`, `-version`: text for standard output, its last newline included.
     Print(String),
 }

@@ -14,14 +14,16 @@ use crate::error::StartError;
 use crate::log::{self, Kind};
 use crate::policy::question::{Answer, HostName, Question};
 use crate::reactor::token::Source;
-use crate::resolver::nss::NssResolver;
+use crate::resolver::nss::{self, NssResolver};
 use crate::resolver::{self, Failure, Resolver, Settings};
+use crate::status;
 use crate::table::Key;
 
 /// Something that connections waited for.
 #[derive(Debug)]
 pub(super) enum Finished {
-    Answer(Question, Answer, Vec<Key>),
+    /// With the time that the answer took.
+    Answer(Question, Answer, Vec<Key>, Duration),
     Name(IpAddr, HostName, Vec<Key>),
 }
 
@@ -118,7 +120,7 @@ impl Lookup {
         if let Some(found) = self.dns.as_mut().and_then(|dns| dns.next_finished(now)) {
             report_failure(&found);
             let keys = found.waiters.as_slice().to_vec();
-            return Some(Finished::Answer(found.question, found.answer, keys));
+            return Some(Finished::Answer(found.question, found.answer, keys, found.took));
         }
         let found = self.nss.as_mut()?.next_resolved()?;
         let keys = found.waiters.into_iter().map(Key::from_bits).collect();
@@ -129,6 +131,13 @@ impl Lookup {
         let dns = self.dns.as_ref().and_then(|dns| dns.timeout(now));
         let nss = self.nss.as_ref().and_then(NssResolver::deadline).map(|at| at.saturating_duration_since(now));
         [dns, nss].into_iter().flatten().min()
+    }
+
+    /// Figures for the status; `cache_most` is `-dnscache`.
+    pub fn status(&self, cache_most: usize) -> (Option<status::Resolver>, Option<nss::Counts>) {
+        let dns = self.dns.as_ref();
+        let dns = dns.map(|dns| status::Resolver { servers: dns.servers(), counts: dns.counts(), cache_most });
+        (dns, self.nss.as_ref().map(NssResolver::counts))
     }
 
     /// SIGHUP: resolv.conf is read anew and the caches are emptied.

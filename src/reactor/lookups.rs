@@ -18,6 +18,7 @@ use crate::reactor::conclude::Client;
 use crate::reactor::dns::Finished;
 use crate::reactor::timer::Due;
 use crate::reactor::token::Source;
+use crate::status::counters::Event;
 use crate::table::Key;
 
 impl Reactor {
@@ -73,7 +74,10 @@ impl Reactor {
         self.lookup.turn(now);
         while let Some(finished) = self.lookup.next_finished(now) {
             match finished {
-                Finished::Answer(question, answer, waiters) => {
+                Finished::Answer(question, answer, waiters, took) => {
+                    if let Question::Listing { zone, .. } = question {
+                        self.counters.zones[usize::from(zone)].add(took);
+                    }
                     for key in waiters {
                         self.take_answer(key, &question, &answer, now);
                     }
@@ -142,12 +146,14 @@ impl Reactor {
         let Some(lookups) = self.lookups(key) else { return };
         lookups.session.expire();
         log::lookups_late(self.config.lookups.timeout);
+        self.counters.count(Event::LookupsLate, now);
         self.try_verdict(key, now);
     }
 
     /// The client has reset its connection: its place is free at once.
     pub(super) fn client_gone(&mut self, key: Key, now: Instant) {
         let Some(pending) = self.take_out(key) else { return };
+        self.counters.count(Event::Gone, now);
         self.report_gone(&pending, now);
     }
 
@@ -156,8 +162,11 @@ impl Reactor {
         let Some(pending) = self.pending.get_mut(key) else { return };
         let Some(lookups) = pending.lookups() else { return };
         let Some(verdict) = lookups.session.verdict(&self.config, &self.base, &pending.ends) else { return };
-        for (list, trouble) in lookups.session.troubles(&self.config) {
-            log::list_trouble(list, &self.config.lists[list].display, trouble);
+        for (list, result) in lookups.session.list_results(&self.config) {
+            self.counters.lists[list].count(result);
+            if let Some(trouble) = result.trouble() {
+                log::list_trouble(list, &self.config.lists[list].display, trouble);
+            }
         }
         match verdict {
             Verdict::Serve(env) => {

@@ -12,9 +12,11 @@
 
 mod admit;
 mod conclude;
+mod control;
 mod dns;
 mod headers;
 mod lookups;
+mod status;
 pub mod timer;
 pub mod token;
 
@@ -23,7 +25,7 @@ use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use mio::event::Event;
+use mio::event::Event as PollEvent;
 use mio::{Events, Interest, Poll};
 use nix::errno::Errno;
 use nix::sys::wait::WaitStatus;
@@ -32,6 +34,7 @@ use nix::unistd::Pid;
 use crate::accessdb::AccessDb;
 use crate::children::{self, Children};
 use crate::config::Config;
+use crate::control::server::Server;
 use crate::error::StartError;
 use crate::listener::Listeners;
 use crate::log;
@@ -44,8 +47,10 @@ use crate::resolver::nss::NssResolver;
 use crate::signal::Signals;
 use crate::spawn::Spawner;
 use crate::startup::LoggerStarter;
+use crate::status::counters::{Counters, Event};
 use crate::stderr::Stderr;
 use crate::table::{Key, Table};
+use control::Control;
 use dns::Lookup;
 use timer::{Due, Timers};
 use token::Source;
@@ -76,6 +81,7 @@ pub struct Parts {
     pub signals: Signals,
     /// With `NOTIFY_SOCKET`.
     pub manager: Option<Manager>,
+    pub control: Option<Server>,
 }
 
 pub struct Reactor {
@@ -111,6 +117,8 @@ pub struct Reactor {
     logger_starter: Option<LoggerStarter>,
     children: Children,
     manager: Option<Manager>,
+    counters: Counters,
+    control: Option<Control>,
     terminate: bool,
 }
 
@@ -118,14 +126,17 @@ impl Reactor {
     /// Sets the loop up. After it the daemon accepts as soon as [`run`](Self::run) is called.
     pub fn new(parts: Parts) -> Result<Self, StartError> {
         let failed = |error: io::Error| StartError::system("cannot set up the event loop", error);
-        let Parts { config, base, listeners, access, spawner, stderr, logger_starter, nss, mut signals, manager } =
-            parts;
+        let Parts { config, base, listeners, access, spawner, stderr, logger_starter, nss, .. } = parts;
+        let Parts { mut signals, manager, control, .. } = parts;
         let poll = Poll::new().map_err(failed)?;
         poll.registry().register(&mut signals, Source::Signals.token(), Interest::READABLE).map_err(failed)?;
-        let lookup = Lookup::new(&config, nss, poll.registry(), Instant::now())?;
+        let now = Instant::now();
+        let lookup = Lookup::new(&config, nss, poll.registry(), now)?;
+        let control = control.map(|server| Control::new(server, poll.registry())).transpose().map_err(failed)?;
         let reply = config.deny_message.as_ref().map(|text| [text, &b"\r\n"[..]].concat());
         Ok(Reactor {
             occupancy: Occupancy::new(config.limits),
+            counters: Counters::new(config.lists.len(), config.zones.len(), now),
             lingering_most: conclude::lingering_most(),
             config,
             base,
@@ -149,6 +160,7 @@ impl Reactor {
             logger_starter,
             children: Children::default(),
             manager,
+            control,
             terminate: false,
         })
     }
@@ -226,7 +238,7 @@ impl Reactor {
         .min()
     }
 
-    fn dispatch(&mut self, event: &Event, now: Instant) {
+    fn dispatch(&mut self, event: &PollEvent, now: Instant) {
         match Source::from_token(event.token()) {
             Some(Source::Listener(index)) if self.backlogged.contains(&index) => {}
             Some(Source::Listener(index)) => self.backlogged.push_back(index),
@@ -242,6 +254,8 @@ impl Reactor {
             Some(Source::Lingering(key)) => self.step_lingering(key),
             Some(Source::Resolver(key)) => self.lookup.dns_ready(key, event),
             Some(Source::Helper(index)) => self.lookup.helper_ready(index, now),
+            Some(Source::ControlDoor) => self.accept_control(now),
+            Some(Source::Control(key)) => self.step_control(key, now),
             None => {}
         }
     }
@@ -256,11 +270,16 @@ impl Reactor {
                 self.child_ended(pid, status, now);
             }
         }
+        if arrived.report {
+            let status = self.snapshot(now);
+            log::notice(format_args!("{}", status.short()));
+        }
         self.terminate |= arrived.terminate;
     }
 
     fn child_ended(&mut self, pid: Pid, status: WaitStatus, now: Instant) {
         if let Some(handler) = self.children.ended(pid) {
+            self.counters.count(Event::Ended, now);
             log::ended(handler.peer, status, now.saturating_duration_since(handler.since));
             return;
         }
@@ -306,6 +325,8 @@ impl Reactor {
                 Due::Header(key) => self.header_late(key, now),
                 Due::Linger(key) => self.end_lingering(key),
                 Due::Accept => self.shortage = false,
+                Due::ControlDoor => self.accept_control(now),
+                Due::Control(key) => self.end_control(key),
             }
         }
         self.restart_logger(now);

@@ -94,6 +94,8 @@ pub struct Finished {
     pub waiters: Waiters,
     /// Why, if the answer is [`Answer::Failed`].
     pub failure: Option<Failure>,
+    /// How long it took since it was first asked for.
+    pub took: Duration,
 }
 
 /// Figures for a status line. The first five count from the start.
@@ -315,8 +317,11 @@ impl Resolver {
     /// How `question` stands; none if nobody waits for it.
     pub fn standing(&self, question: &Question, now: Instant) -> Option<Standing> {
         let (sent, since) = self.waiting.state(question)?;
-        let age = self.millisecond(now).wrapping_sub(since);
-        Some(Standing { sent, age: Duration::from_millis(age.into()) })
+        Some(Standing { sent, age: self.since(since, now) })
+    }
+
+    fn since(&self, millisecond: u32, now: Instant) -> Duration {
+        Duration::from_millis(self.millisecond(now).wrapping_sub(millisecond).into())
     }
 
     /// Milliseconds since the start; wraps after seven weeks, so only differences count.
@@ -392,7 +397,7 @@ impl Resolver {
             if outcome == Outcome::Failed(Failure::Malformed) && wanted && !alone && self.send_alone(place) {
                 continue;
             }
-            let Some((question, waiters)) = self.waiting.finish(place) else { continue };
+            let Some((question, waiters, since)) = self.waiting.finish(place) else { continue };
             let (answer, ttl, failure) = match outcome {
                 Outcome::Found(found, ttl) => (Answer::Found(Rc::new(found.into_records())), ttl, None),
                 Outcome::Absent(ttl) => (Answer::Absent, ttl, None),
@@ -403,7 +408,7 @@ impl Resolver {
                 self.cache.put(question.clone(), answer.clone(), second, ttl);
             }
             if wanted {
-                self.finished.push_back(Finished { question, answer, waiters, failure });
+                self.finished.push_back(Finished { question, answer, waiters, failure, took: self.since(since, now) });
             }
         }
     }

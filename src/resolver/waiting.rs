@@ -233,11 +233,11 @@ impl Waiting {
         }
     }
 
-    /// Takes out a question that was sent, for its answer has come.
-    pub fn finish(&mut self, place: Place) -> Option<(Question, Waiters)> {
+    /// Takes out a question that was sent, for its answer has come; also since when it was asked for.
+    pub fn finish(&mut self, place: Place) -> Option<(Question, Waiters, u32)> {
         let (question, entry) = self.table.remove(place)?;
         self.wanted -= usize::from(!entry.waiters.is_empty());
-        Some((question, entry.waiters))
+        Some((question, entry.waiters, entry.since))
     }
 
     /// Whether `question` is sent, and since when it is asked for; none if nobody waits for it.
@@ -288,7 +288,7 @@ mod tests {
         assert_eq!(waiting.state(&question(2)), Some((true, 0)));
         assert_eq!(waiting.expects(places[1], 1), Some(Expected { wanted: true, alone: false }));
         assert_eq!(waiting.expects(places[1], 0), None);
-        let (asked, waiters) = waiting.finish(places[1]).unwrap();
+        let (asked, waiters, _) = waiting.finish(places[1]).unwrap();
         assert_eq!((asked, waiters.as_slice()), (question(2), &[key(2), key(9)][..]));
         assert_eq!((waiting.wanted(), waiting.len()), (2, 2));
     }
