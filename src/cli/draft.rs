@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::dnslist::ListOption;
-use super::{Action, Parsed, list, proxy, values};
+use super::{Action, Explain, Parsed, list, proxy, values};
 use crate::addr::Ipv4Form;
 use crate::config::{
     Access, Config, Control, DnsList, Handler, HandlerStderr, HostMismatch, Level, Limits, LogConfig, LoggerProgram,
@@ -58,6 +58,8 @@ pub(super) struct Draft {
     pub proxy: Vec<proxy::RuleOption>,
     /// `-proxyfrom`.
     pub proxy_from: Vec<Network>,
+    /// `-explain`.
+    pub explain: Option<Explain>,
     /// `-control`.
     pub control: Option<PathBuf>,
     pub access: Access,
@@ -103,6 +105,7 @@ impl Default for Draft {
             verb: None,
             proxy: Vec::new(),
             proxy_from: Vec::new(),
+            explain: None,
             control: None,
             access: Access::default(),
             deny_message: None,
@@ -145,7 +148,17 @@ impl Draft {
     pub fn finish(self, words: Vec<OsString>, services: &list::Services<'_>) -> Result<Parsed, String> {
         let mut warnings = Vec::new();
         let action = match (self.verb, &self.pid_file) {
-            (None, _) => Action::Run(Box::new(self.config(words, services, &mut warnings)?)),
+            (Some(verb), _) if self.explain.is_some() => {
+                return Err(format!("option -explain cannot be given together with -{}", verb.option()));
+            }
+            (None, _) => {
+                let explain = self.explain;
+                let config = Box::new(self.config(words, services, &mut warnings)?);
+                match explain {
+                    None => Action::Run(config),
+                    Some(explain) => Action::Explain(config, explain),
+                }
+            }
             (Some(Verb::Status(form)), _) => match self.control_path() {
                 Some(path) => Action::Status(path, form),
                 None => return Err("option -status needs -pid=FILE or -control=SOCKET".to_owned()),

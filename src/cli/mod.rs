@@ -16,6 +16,7 @@ mod proxy;
 mod values;
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
@@ -35,6 +36,8 @@ use values::shown;
 pub enum Action {
     /// Serve.
     Run(Box<Config>),
+    /// `-explain`: say what would become of a connection.
+    Explain(Box<Config>, Explain),
     /// `-stop`: end the daemon of this `-pid` file.
     Stop(PathBuf),
     /// `-restart`: send SIGHUP to the daemon of this `-pid` file.
@@ -43,6 +46,14 @@ pub enum Action {
     Status(PathBuf, Form),
     /// `-help`, `-version`: text for standard output, its last newline included.
     Print(String),
+}
+
+/// The connection that `-explain` is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Explain {
+    pub peer: SocketAddr,
+    /// None: where LIST has it come to.
+    pub local: Option<SocketAddr>,
 }
 
 /// An [`Action`], and what is odd about it but no error. The caller logs the warnings.

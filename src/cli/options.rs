@@ -121,6 +121,9 @@ pub(super) const OPTIONS: &[OptionRow] = &[
             let form = if value.is_empty() { Form::Text } else { Form::from_name(value).ok_or("not text, json or prometheus")? };
             draft.set_verb(Verb::Status(form))
         })),
+    row("explain", Value("IP[:PORT][,LOCALIP:PORT]"), Group::Service,
+        "say what would become of a connection from there, step by step, and serve nobody",
+        Set(|draft, value| { draft.explain = Some(values::explain(value)?); Ok(()) })),
     row("haproxy", Optional("[SECONDS][/port=[ADDRESS.]PORT],..."), Group::Service,
         "connections begin with a PROXY protocol header, which may take SECONDS; default 15, at every port",
         Set(|draft, value| { draft.proxy.extend(proxy::rules(value)?); Ok(()) })),
@@ -256,6 +259,7 @@ Usage: couriertcpd [-pid=FILE] [OPTION...] LIST PROGRAM [ARG...]
        couriertcpd -pid=FILE -stop
        couriertcpd -pid=FILE -restart
        couriertcpd -pid=FILE -status[=text|json|prometheus]
+       couriertcpd [OPTION...] -explain=IP[:PORT][,LOCALIP:PORT] LIST PROGRAM
 
 Listens on the ports of LIST and runs PROGRAM for each connection that it
 serves, with the connection as standard input and output.

@@ -181,6 +181,11 @@ impl Session {
         self.remote.as_ref().and_then(Reverse::outcome)
     }
 
+    /// The local end's name as far as it is known.
+    pub fn local_name(&self) -> Option<&HostName> {
+        self.local.as_ref().and_then(Reverse::outcome)
+    }
+
     /// True while ident is wanted and has not ended.
     pub fn awaits_ident(&self) -> bool {
         self.ident == Ident::Open

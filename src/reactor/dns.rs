@@ -13,6 +13,7 @@ use crate::config::{Config, Level, NameSource};
 use crate::error::StartError;
 use crate::log::{self, Kind};
 use crate::policy::question::{Answer, HostName, Question};
+use crate::policy::session::{Session, Wanted};
 use crate::reactor::token::Source;
 use crate::resolver::nss::{self, NssResolver};
 use crate::resolver::{self, Failure, Resolver, Settings};
@@ -61,7 +62,7 @@ impl Lookup {
         Ok(Lookup { dns, nss })
     }
 
-    pub fn ask(&mut self, question: &Question, key: Key, now: Instant) -> Option<Answer> {
+    fn ask(&mut self, question: &Question, key: Key, now: Instant) -> Option<Answer> {
         match &mut self.dns {
             Some(dns) => dns.ask(question, key, now),
             None => Some(Answer::Failed),
@@ -74,7 +75,7 @@ impl Lookup {
         }
     }
 
-    pub fn ask_name(&mut self, ip: IpAddr, key: Key, now: Instant) -> Option<HostName> {
+    fn ask_name(&mut self, ip: IpAddr, key: Key, now: Instant) -> Option<HostName> {
         match &mut self.nss {
             Some(nss) => nss.ask(ip, key.to_bits(), now),
             None => Some(HostName::SoftError),
@@ -84,6 +85,33 @@ impl Lookup {
     pub fn forget_name(&mut self, ip: IpAddr, key: Key) {
         if let Some(nss) = &mut self.nss {
             nss.forget(ip, key.to_bits());
+        }
+    }
+
+    /// Asks what a session wants, and gives it what is known at once. `asked` is told of each DNS
+    /// question or, for the name service switch, address.
+    pub fn pursue(
+        &mut self,
+        session: &mut Session,
+        config: &Config,
+        mut wanted: Wanted,
+        key: Key,
+        now: Instant,
+        mut asked: impl FnMut(Result<&Question, IpAddr>),
+    ) {
+        while !wanted.questions.is_empty() {
+            for question in std::mem::take(&mut wanted.questions) {
+                asked(Ok(&question));
+                if let Some(answer) = self.ask(&question, key, now) {
+                    session.answer(config, &question, &answer, &mut wanted);
+                }
+            }
+        }
+        for ip in wanted.names {
+            asked(Err(ip));
+            if let Some(name) = self.ask_name(ip, key, now) {
+                session.name(ip, &name);
+            }
         }
     }
 

@@ -52,20 +52,9 @@ impl Reactor {
     }
 
     /// Asks what a session wants, takes what is known at once, and sees whether that is enough.
-    fn pursue(&mut self, key: Key, mut wanted: Wanted, now: Instant) {
+    fn pursue(&mut self, key: Key, wanted: Wanted, now: Instant) {
         let Some(lookups) = self.pending.get_mut(key).and_then(Pending::lookups_mut) else { return };
-        while !wanted.questions.is_empty() {
-            for question in std::mem::take(&mut wanted.questions) {
-                if let Some(answer) = self.lookup.ask(&question, key, now) {
-                    lookups.session.answer(&self.config, &question, &answer, &mut wanted);
-                }
-            }
-        }
-        for ip in wanted.names {
-            if let Some(name) = self.lookup.ask_name(ip, key, now) {
-                lookups.session.name(ip, &name);
-            }
-        }
+        self.lookup.pursue(&mut lookups.session, &self.config, wanted, key, now, |_| {});
         self.try_verdict(key, now);
     }
 

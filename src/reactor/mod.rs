@@ -14,6 +14,7 @@ mod admit;
 mod conclude;
 mod control;
 mod dns;
+pub mod explain;
 mod headers;
 mod lookups;
 mod status;
