@@ -33,7 +33,7 @@ use crate::manager::{self, Manager};
 use crate::policy::env::{Base, Delta};
 use crate::policy::session::Ends;
 use crate::reactor::explain::{Explanation, local_end};
-use crate::reactor::{Parts, Reactor};
+use crate::reactor::{Ending, Parts, Reactor};
 use crate::resolver::nss::NssResolver;
 use crate::signal::Signals;
 use crate::spawn::Spawner;
@@ -62,7 +62,8 @@ fn act(argv: impl IntoIterator<Item = OsString>) -> Result<i32, StartError> {
         Action::Explain(config, explain) => self::explain(&config, &explain),
         Action::Stop(pid_file) => verbs::stop(&pid_file).map(|()| 0),
         Action::Restart(pid_file) => verbs::restart(&pid_file).map(|()| 0),
-        Action::Status(socket, form) => print(&control::client::ask(&socket, Request::Status(form))?),
+        Action::Drain(place, limit) => verbs::drain(&place, limit).map(|()| 0),
+        Action::Status(socket, form) => print(&control::client::ask(&socket, Request::Status(form))?.0),
         Action::Print(text) => print(&text),
     }
 }
@@ -118,9 +119,10 @@ fn serve(config: Config, mut inherited: Inherited) -> Result<i32, StartError> {
                 readiness.print(format_args!("listening on {address}"));
             }
             readiness.ready();
-            reactor.run();
-            // Ours is blocked: only the others of the group end by it.
-            let _ = kill(Pid::from_raw(0), Signal::SIGTERM);
+            if reactor.run() == Ending::Terminated {
+                // Ours is blocked: only the others of the group end by it.
+                let _ = kill(Pid::from_raw(0), Signal::SIGTERM);
+            }
             remove(pid_file);
             Ok(0)
         }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::dnslist::ListOption;
-use super::{Action, Explain, Parsed, list, proxy, values};
+use super::{Action, Explain, Parsed, Place, list, proxy, values};
 use crate::addr::Ipv4Form;
 use crate::config::{
     Access, Config, Control, DnsList, Handler, HandlerStderr, HostMismatch, Level, Limits, LogConfig, LoggerProgram,
@@ -25,6 +25,7 @@ pub(super) enum Verb {
     Stop,
     Restart,
     Status(Form),
+    Drain(Option<Duration>),
 }
 
 impl Verb {
@@ -33,6 +34,7 @@ impl Verb {
             Verb::Stop => "stop",
             Verb::Restart => "restart",
             Verb::Status(_) => "status",
+            Verb::Drain(_) => "drain",
         }
     }
 }
@@ -139,7 +141,9 @@ impl Draft {
     /// Sets the verb; there can be only one kind.
     pub fn set_verb(&mut self, verb: Verb) -> Result<(), String> {
         match self.verb.replace(verb) {
-            Some(other) if other != verb => Err(format!("cannot be given together with -{}", other.option())),
+            Some(other) if other.option() != verb.option() => {
+                Err(format!("cannot be given together with -{}", other.option()))
+            }
             _ => Ok(()),
         }
     }
@@ -159,10 +163,16 @@ impl Draft {
                     Some(explain) => Action::Explain(config, explain),
                 }
             }
-            (Some(Verb::Status(form)), _) => match self.control_path() {
-                Some(path) => Action::Status(path, form),
-                None => return Err("option -status needs -pid=FILE or -control=SOCKET".to_owned()),
-            },
+            (Some(verb @ (Verb::Status(_) | Verb::Drain(_))), _) => {
+                let Some(control) = self.control_path() else {
+                    return Err(format!("option -{} needs -pid=FILE or -control=SOCKET", verb.option()));
+                };
+                match verb {
+                    Verb::Status(form) => Action::Status(control, form),
+                    Verb::Drain(limit) => Action::Drain(Place { control, pid_file: self.pid_file }, limit),
+                    Verb::Stop | Verb::Restart => unreachable!("not matched above"),
+                }
+            }
             (Some(verb), None) => return Err(format!("option -{} needs -pid=FILE", verb.option())),
             (Some(Verb::Stop), Some(file)) => Action::Stop(file.clone()),
             (Some(Verb::Restart), Some(file)) => Action::Restart(file.clone()),

@@ -19,6 +19,7 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use getopts::{Fail, HasArg, Matches, Occur, Options, ParsingStyle};
 
@@ -42,10 +43,20 @@ pub enum Action {
     Stop(PathBuf),
     /// `-restart`: send SIGHUP to the daemon of this `-pid` file.
     Restart(PathBuf),
+    /// `-drain`: have the daemon end when all is done, within this time.
+    Drain(Place, Option<Duration>),
     /// `-status`: ask the daemon behind this control socket how it does.
     Status(PathBuf, Form),
     /// `-help`, `-version`: text for standard output, its last newline included.
     Print(String),
+}
+
+/// Where a verb finds its daemon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    pub control: PathBuf,
+    /// With `-pid`: its lock says whether a daemon runs.
+    pub pid_file: Option<PathBuf>,
 }
 
 /// The connection that `-explain` is about.

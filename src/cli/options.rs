@@ -112,6 +112,12 @@ pub(super) const OPTIONS: &[OptionRow] = &[
     row("restart", Nothing, Group::Service,
         "have the daemon of the same -pid read its files again",
         Set(|draft, _| draft.set_verb(Verb::Restart))),
+    row("drain", Optional("SECONDS"), Group::Service,
+        "end the daemon of the same -pid or -control when all it has begun is done, or after SECONDS",
+        Set(|draft, value| {
+            let limit = if value.is_empty() { None } else { Some(values::number(value, 0..=MOST)?) };
+            draft.set_verb(Verb::Drain(limit.map(|seconds| Duration::from_secs(seconds.into()))))
+        })),
     row("control", Value("SOCKET"), Group::Service,
         "where the daemon can be asked for its status; default with -pid: FILE.ctl",
         Set(|draft, value| { draft.control = Some(values::path(value)); Ok(()) })),
@@ -258,6 +264,7 @@ fn help() -> String {
 Usage: couriertcpd [-pid=FILE] [OPTION...] LIST PROGRAM [ARG...]
        couriertcpd -pid=FILE -stop
        couriertcpd -pid=FILE -restart
+       couriertcpd -pid=FILE -drain[=SECONDS]
        couriertcpd -pid=FILE -status[=text|json|prometheus]
        couriertcpd [OPTION...] -explain=IP[:PORT][,LOCALIP:PORT] LIST PROGRAM
 

@@ -261,6 +261,9 @@ fn errors_are_one_line_that_names_the_option() {
         ("-stop", "option -stop needs -pid=FILE"),
         ("-restart", "option -restart needs -pid=FILE"),
         ("-status", "option -status needs -pid=FILE or -control=SOCKET"),
+        ("-drain", "option -drain needs -pid=FILE or -control=SOCKET"),
+        ("-drain=x -pid=/p", "-drain=x: not a number from 0 to 1000000"),
+        ("-drain=3 -restart -pid=/p", "-restart: cannot be given together with -drain"),
         ("-status=xml -pid=/p", "-status=xml: not text, json or prometheus"),
         ("-status -stop -pid=/p", "-stop: cannot be given together with -status"),
         ("-explain=192.0.2.1 -stop -pid=/p", "option -explain cannot be given together with -stop"),
@@ -332,7 +335,7 @@ fn the_control_socket_is_beside_the_pid_file_unless_told_otherwise() {
     for (line, path, form) in [
         ("-status -pid=/run/x", "/run/x.ctl", Form::Text),
         ("-status=json -pid=/run/x -control=c", "c", Form::Json),
-        ("-control=c -status=prometheus", "c", Form::Prometheus),
+        ("-control=c -status=json -status=prometheus", "c", Form::Prometheus),
     ] {
         let action = try_line(line).unwrap().action;
         assert!(matches!(&action, Action::Status(p, f) if p.as_os_str() == path && *f == form), "{line}: {action:?}");

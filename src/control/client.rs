@@ -9,11 +9,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, setsockopt, socket, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
+use nix::unistd::Pid;
 
 use super::Request;
 use crate::error::StartError;
+use crate::sys::Process;
 
 /// How long a daemon may take to answer; it answers in its next turn.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -22,10 +24,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const REPLY_MAX: u64 = 16 << 20;
 
 /// Sends `request` to the daemon behind `path`; its answer, without control characters but newlines,
-/// since it goes to a terminal.
-pub fn ask(path: &Path, request: Request) -> Result<String, StartError> {
+/// since it goes to a terminal, and the daemon's process, if that is one of this host and container.
+pub fn ask(path: &Path, request: Request) -> Result<(String, Option<Process>), StartError> {
     let failed = |doing| move |error: std::io::Error| StartError::file(path, doing, error);
     let mut stream = open(path).map_err(|errno| StartError::file(path, "no daemon answers there", errno))?;
+    let daemon = getsockopt(&stream, sockopt::PeerCredentials).ok().map(|peer| peer.pid()).filter(|&pid| pid > 0);
+    let daemon = daemon.and_then(|pid| Process::open(Pid::from_raw(pid)));
     match stream.write_all(request.line().as_bytes()) {
         // Turned away before it could ask: the reply says why.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
@@ -34,7 +38,9 @@ pub fn ask(path: &Path, request: Request) -> Result<String, StartError> {
     let mut reply = Vec::new();
     receive(&mut stream, &mut reply).map_err(failed("the daemon does not answer"))?;
     match read_reply(&reply) {
-        Reply::Answer(body) => Ok(String::from_utf8_lossy(body).replace(|c: char| c.is_control() && c != '\n', "?")),
+        Reply::Answer(body) => {
+            Ok((String::from_utf8_lossy(body).replace(|c: char| c.is_control() && c != '\n', "?"), daemon))
+        }
         Reply::Refused(why) => {
             let why = String::from_utf8_lossy(why).replace(|c: char| c.is_control(), "?");
             Err(StartError::Usage(format!("the daemon says: {why}")))

@@ -79,6 +79,10 @@ impl Reactor {
     fn carry_out(&mut self, key: Key, request: Request, now: Instant) -> Step {
         let body = match request {
             Request::Status(form) => self.snapshot(now).write(form),
+            Request::Drain(limit) => {
+                self.start_drain(limit, now);
+                String::new()
+            }
         };
         match self.control.as_mut().and_then(|control| control.sessions.get_mut(key)) {
             Some((session, _)) => session.answer(body.as_bytes()),

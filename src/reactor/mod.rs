@@ -14,6 +14,7 @@ mod admit;
 mod conclude;
 mod control;
 mod dns;
+mod drain;
 pub mod explain;
 mod headers;
 mod lookups;
@@ -53,6 +54,7 @@ use crate::stderr::Stderr;
 use crate::table::{Key, Table};
 use control::Control;
 use dns::Lookup;
+use drain::Drain;
 use timer::{Due, Timers};
 use token::Source;
 
@@ -83,6 +85,15 @@ pub struct Parts {
     /// With `NOTIFY_SOCKET`.
     pub manager: Option<Manager>,
     pub control: Option<Server>,
+}
+
+/// Why the loop has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// By a signal, or since a drain took too long: handlers may be left.
+    Terminated,
+    /// After `-drain`: none is.
+    Drained,
 }
 
 pub struct Reactor {
@@ -120,6 +131,7 @@ pub struct Reactor {
     manager: Option<Manager>,
     counters: Counters,
     control: Option<Control>,
+    drain: Option<Drain>,
     terminate: bool,
 }
 
@@ -162,16 +174,17 @@ impl Reactor {
             children: Children::default(),
             manager,
             control,
+            drain: None,
             terminate: false,
         })
     }
 
-    /// Serves until SIGTERM or SIGINT.
-    pub fn run(&mut self) {
+    /// Serves until SIGTERM or SIGINT, or until all is done after `-drain`.
+    pub fn run(&mut self) -> Ending {
         let mut events = Events::with_capacity(EVENTS);
         self.open_or_close_the_door();
         self.tell_ready(Instant::now());
-        while !self.terminate {
+        while !self.terminate && !self.is_drained() {
             let timeout = self.timeout();
             if let Err(error) = self.poll.poll(&mut events, timeout) {
                 // EINTR: a signal that is not ours to act on, such as SIGCONT.
@@ -188,6 +201,7 @@ impl Reactor {
             self.take_answers(now);
             self.fill_slots(now);
             self.accept_waiting(now);
+            self.step_drain(now);
             self.open_or_close_the_door();
             self.tell_counts(now);
         }
@@ -195,6 +209,7 @@ impl Reactor {
             manager.stopping(Instant::now());
         }
         self.listeners.pause(self.poll.registry());
+        if self.terminate { Ending::Terminated } else { Ending::Drained }
     }
 
     /// Where the entries of LIST with port 0 listen.
@@ -326,6 +341,8 @@ impl Reactor {
                 Due::Header(key) => self.header_late(key, now),
                 Due::Linger(key) => self.end_lingering(key),
                 Due::Accept => self.shortage = false,
+                // The turn itself sees to it.
+                Due::Drain => {}
                 Due::ControlDoor => self.accept_control(now),
                 Due::Control(key) => self.end_control(key),
             }

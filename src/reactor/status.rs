@@ -20,6 +20,7 @@ impl Reactor {
             uptime,
             program: self.config.handler.program.to_string_lossy().replace(char::is_control, "?"),
             state: match (self.shortage, self.may_accept()) {
+                _ if self.drain.is_some() => State::Draining,
                 (true, _) => State::Resting,
                 (false, true) => State::Accepting,
                 (false, false) => State::Full,

@@ -54,6 +54,8 @@ pub enum State {
     Full,
     /// Descriptors, memory or processes have run out.
     Resting,
+    /// After `-drain`.
+    Draining,
 }
 
 impl State {
@@ -62,6 +64,7 @@ impl State {
             State::Accepting => "accepting",
             State::Full => "full",
             State::Resting => "resting",
+            State::Draining => "draining",
         }
     }
 }

@@ -19,9 +19,11 @@ pub(super) fn write(s: &Snapshot) -> String {
     let state = match s.state {
         State::Accepting => "accepting",
         State::Full => "full: new connections wait",
+        State::Draining => "draining: nobody new is let in",
         State::Resting => "resting: descriptors, memory or processes have run out",
     };
-    let _ = writeln!(out, "listens on {}; {state}", listeners.join(", "));
+    let listeners = if listeners.is_empty() { "nothing".to_owned() } else { listeners.join(", ") };
+    let _ = writeln!(out, "listens on {listeners}; {state}");
     limits(s, &mut out);
     connections(s, &mut out);
     lists(s, &mut out);
