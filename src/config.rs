@@ -42,11 +42,22 @@ pub struct Config {
     pub group: Option<String>,
     /// `-pid`: go to the background and keep this file.
     pub pid_file: Option<PathBuf>,
+    /// Where the control socket is; none: there is none.
+    pub control: Option<Control>,
     pub stderr: HandlerStderr,
     /// `-stderrlogger`. With `-stderr=socket` it gets the daemon's own messages alone.
     pub logger: Option<LoggerProgram>,
     pub log: LogConfig,
     pub ipv4: Ipv4Form,
+}
+
+/// The control socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Control {
+    pub path: PathBuf,
+    /// `-control` asks for it: without it the daemon does not start. The one that comes with `-pid`
+    /// is no reason not to serve.
+    pub required: bool,
 }
 
 /// One entry of LIST.

@@ -11,6 +11,7 @@
 //! - `policy` decides, without I/O: `access`, `limits`, `session` over `rdns` and `dnsbl`.
 //! - `proxy`, `manager`, `resolver`, `ident`, `accessdb`, `spawn`, `signal`, `stderr` and `logger` are edges: they do one
 //!   thing each, hand values back, and know neither each other nor the loop.
+//! - `status` shows how the daemon does, `control` is the socket where it is asked.
 //! - `log` is where every room but `policy` says what it has to say; `sys` has the bare system calls.
 //!
 //! There is one thread, always, so forking is safe.
@@ -21,6 +22,7 @@ pub mod addr;
 pub mod children;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod daemon;
 pub mod error;
 pub mod ident;
@@ -37,6 +39,7 @@ pub mod resolver;
 pub mod signal;
 pub mod spawn;
 pub mod startup;
+pub mod status;
 pub mod stderr;
 pub mod sys;
 pub mod table;

@@ -8,7 +8,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
@@ -20,6 +20,7 @@ use nix::sys::socket::{
 use crate::addr;
 use crate::config::ListenSpec;
 use crate::error::StartError;
+use crate::sys;
 
 /// One listening socket.
 #[derive(Debug)]
@@ -148,8 +149,29 @@ impl Listeners {
         self.all.len() as u32
     }
 
+    /// Where they listen.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.all.iter().filter_map(|listener| listener.socket.local_addr().ok()).collect()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.all.is_empty()
+    }
+
+    /// Lets nobody new come to the sockets that are ours alone, and gives up those that somebody else
+    /// holds too, who then has the clients waiting there. True if some may still arrive: the third
+    /// packet of their connection is on its way.
+    pub fn stop_new(&mut self, registry: &Registry) -> bool {
+        self.pause(registry);
+        self.all.retain(|listener| !listener.adopted);
+        // Without the filter new clients come in until the socket is closed.
+        self.all.iter().filter(|listener| sys::drop_new_connections(listener.socket.as_fd()).is_ok()).count() > 0
+    }
+
+    /// Closes all sockets: clients are refused, those in the backlog reset.
+    pub fn close(&mut self, registry: &Registry) {
+        self.pause(registry);
+        self.all.clear();
     }
 
     pub fn is_accepting(&self) -> bool {

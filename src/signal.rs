@@ -1,7 +1,7 @@
 //! The signals that the daemon acts on, as an event source of the loop.
 //!
-//! SIGHUP, SIGINT, SIGTERM and SIGCHLD are blocked and read from a signalfd, so that there is no
-//! handler and no moment at which one could interrupt anything. Made in the process that stays,
+//! SIGHUP, SIGINT, SIGTERM, SIGCHLD and SIGUSR1 are blocked and read from a signalfd, so that there
+//! is no handler and no moment at which one could interrupt anything. Made in the process that stays,
 //! before the lock is taken: from then on `-stop` and `-restart` find this process, and a signal
 //! that comes before the loop runs waits for it. What follows from a signal is the reactor's.
 
@@ -22,7 +22,7 @@ use nix::unistd;
 use crate::error::StartError;
 use crate::sys;
 
-const CAUGHT: [Signal; 4] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM, Signal::SIGCHLD];
+const CAUGHT: [Signal; 5] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM, Signal::SIGCHLD, Signal::SIGUSR1];
 
 /// One more record than there can be pending signals: each is pending once for the process and
 /// once for its only thread. So a read that fits leaves nothing behind.
@@ -37,6 +37,8 @@ pub struct Arrived {
     pub terminate: bool,
     /// SIGCHLD: at least one child has ended.
     pub child: bool,
+    /// SIGUSR1: log how things stand.
+    pub report: bool,
 }
 
 /// The blocked signals' descriptor; register it for reading.
@@ -47,7 +49,8 @@ pub struct Signals {
 
 impl Signals {
     /// Blocks the signals for the rest of this process' life and gives them back their default
-    /// actions: one that is ignored would never reach the descriptor.
+    /// actions, since an ignored one need not be kept while it is blocked. Not so SIGUSR1: Linux does
+    /// keep it, and handlers are to find it as it was when the daemon started.
     pub fn new() -> Result<Self, StartError> {
         Self::open().map_err(|errno| StartError::system("cannot receive signals", errno))
     }
@@ -55,7 +58,7 @@ impl Signals {
     fn open() -> Result<Self, Errno> {
         let set: SigSet = CAUGHT.into_iter().collect();
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None)?;
-        for signal in CAUGHT {
+        for signal in CAUGHT.into_iter().filter(|&signal| signal != Signal::SIGUSR1) {
             sys::default_action(signal)?;
         }
         let descriptor = SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
@@ -81,6 +84,7 @@ impl Signals {
                     Ok(Signal::SIGHUP) => arrived.hangup = true,
                     Ok(Signal::SIGINT | Signal::SIGTERM) => arrived.terminate = true,
                     Ok(Signal::SIGCHLD) => arrived.child = true,
+                    Ok(Signal::SIGUSR1) => arrived.report = true,
                     _ => {}
                 }
             }
@@ -128,14 +132,18 @@ mod tests {
         raise(Signal::SIGCHLD).unwrap();
         poll.poll(&mut events, Some(Duration::from_secs(10))).unwrap();
         assert_eq!(events.iter().map(|e| e.token()).collect::<Vec<_>>(), [Token(7)]);
-        assert_eq!(signals.drain(), Arrived { hangup: true, terminate: false, child: true });
+        assert_eq!(signals.drain(), Arrived { hangup: true, child: true, ..Arrived::default() });
         assert_eq!(signals.drain(), Arrived::default());
+
+        raise(Signal::SIGUSR1).unwrap();
+        poll.poll(&mut events, Some(Duration::from_secs(10))).unwrap();
+        assert_eq!(signals.drain(), Arrived { report: true, ..Arrived::default() });
 
         for signal in [Signal::SIGTERM, Signal::SIGINT] {
             raise(signal).unwrap();
             poll.poll(&mut events, Some(Duration::from_secs(10))).unwrap();
             assert!(!events.is_empty(), "each signal after a drain makes an event");
-            assert_eq!(signals.drain(), Arrived { hangup: false, terminate: true, child: false });
+            assert_eq!(signals.drain(), Arrived { terminate: true, ..Arrived::default() });
         }
     }
 }

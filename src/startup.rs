@@ -9,6 +9,7 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
@@ -18,8 +19,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::accessdb::AccessDb;
-use crate::cli::{self, Action};
+use crate::cli::{self, Action, Explain};
 use crate::config::{Config, NameSource};
+use crate::control::server::Server;
+use crate::control::{self, Request};
 use crate::daemon::lock::{Acquired, Lock, PidFile};
 use crate::daemon::privs::{self, Identity};
 use crate::daemon::{self, Inherited, Readiness, Side, verbs};
@@ -28,7 +31,9 @@ use crate::listener::Listeners;
 use crate::log;
 use crate::manager::{self, Manager};
 use crate::policy::env::{Base, Delta};
-use crate::reactor::{Parts, Reactor};
+use crate::policy::session::Ends;
+use crate::reactor::explain::{Explanation, local_end};
+use crate::reactor::{Ending, Parts, Reactor};
 use crate::resolver::nss::NssResolver;
 use crate::signal::Signals;
 use crate::spawn::Spawner;
@@ -54,13 +59,38 @@ fn act(argv: impl IntoIterator<Item = OsString>) -> Result<i32, StartError> {
     }
     match parsed.action {
         Action::Run(config) => serve(*config, inherited),
+        Action::Explain(config, explain) => self::explain(&config, &explain),
         Action::Stop(pid_file) => verbs::stop(&pid_file).map(|()| 0),
         Action::Restart(pid_file) => verbs::restart(&pid_file).map(|()| 0),
-        Action::Print(text) => io::stdout()
-            .write_all(text.as_bytes())
-            .map(|()| 0)
-            .map_err(|error| StartError::system("cannot write to standard output", error)),
+        Action::Drain(place, limit) => verbs::drain(&place, limit).map(|()| 0),
+        Action::Status(socket, form) => print(&control::client::ask(&socket, Request::Status(form))?.0),
+        Action::Print(text) => print(&text),
     }
+}
+
+fn print(text: &str) -> Result<i32, StartError> {
+    io::stdout()
+        .write_all(text.as_bytes())
+        .map(|()| 0)
+        .map_err(|error| StartError::system("cannot write to standard output", error))
+}
+
+/// Does for `explain` what the daemon would do, with the rights and files that it would have; 0 if it would serve.
+fn explain(config: &Config, explain: &Explain) -> Result<i32, StartError> {
+    let identity = privs::resolve(config.user.as_deref(), config.group.as_deref())?;
+    let nss = start_helpers(config, &identity)?;
+    identity.assume()?;
+    let base = inherited_environment();
+    Spawner::handler(&config.handler)?.check()?;
+    let access = open_access_file(config, |warning| daemon::say(warning))?;
+    let local = explain.local.unwrap_or_else(|| local_end(config, explain.peer.ip()));
+    let ends = Ends { peer: explain.peer, local };
+    let served = Explanation { config, base: &base, access, nss, ends }.run(&mut io::stdout())?;
+    Ok(if served { 0 } else { 1 })
+}
+
+fn inherited_environment() -> Base {
+    Base::new(env::vars_os().map(|(name, value)| (name.into_vec(), value.into_vec())))
 }
 
 fn serve(config: Config, mut inherited: Inherited) -> Result<i32, StartError> {
@@ -89,9 +119,10 @@ fn serve(config: Config, mut inherited: Inherited) -> Result<i32, StartError> {
                 readiness.print(format_args!("listening on {address}"));
             }
             readiness.ready();
-            reactor.run();
-            // Ours is blocked: only the others of the group end by it.
-            let _ = kill(Pid::from_raw(0), Signal::SIGTERM);
+            if reactor.run() == Ending::Terminated {
+                // Ours is blocked: only the others of the group end by it.
+                let _ = kill(Pid::from_raw(0), Signal::SIGTERM);
+            }
             remove(pid_file);
             Ok(0)
         }
@@ -178,22 +209,52 @@ fn prepare(
     let mut listeners = Listeners::bind(&config.listen, config.backlog)?;
     listeners.adopt(outside.sockets)?;
     *pid_file = lock.map(Lock::write_pid_file).transpose()?;
+    let control = open_control_socket(&config, &identity, readiness)?;
     identity.assume()?;
     if identity.keeps_root_group() {
         readiness.note("warning: -user without -group for a user that has no entry: the group stays root's");
     }
 
-    let base = Base::new(env::vars_os().map(|(name, value)| (name.into_vec(), value.into_vec())));
+    let base = inherited_environment();
     let spawner = Spawner::handler(&config.handler)?;
     spawner.check()?;
-    let access = open_access_file(&config, readiness)?;
+    let access = open_access_file(&config, |warning| readiness.note(warning))?;
     let logger_starter = config.logger.as_ref().map(LoggerStarter::new).transpose()?;
     let mut stderr = Stderr::open(&config)?;
     if let (Some(logger), Some(starter)) = (stderr.logger(), &logger_starter) {
         logger.start(Instant::now(), |input| starter.start(input, &base))?;
     }
     let manager = outside.manager;
-    Reactor::new(Parts { config, base, listeners, access, spawner, stderr, logger_starter, nss, signals, manager })
+    Reactor::new(Parts {
+        config,
+        base,
+        listeners,
+        access,
+        spawner,
+        stderr,
+        logger_starter,
+        nss,
+        signals,
+        manager,
+        control,
+    })
+}
+
+/// Made with the privileges of the start, as FILE is, and given to the user.
+fn open_control_socket(
+    config: &Config,
+    identity: &Identity,
+    readiness: &Readiness,
+) -> Result<Option<Server>, StartError> {
+    let Some(control) = &config.control else { return Ok(None) };
+    match Server::bind(&control.path, identity.ids()) {
+        Ok(server) => Ok(Some(server)),
+        Err(error) if control.required => Err(error),
+        Err(error) => {
+            readiness.note(format_args!("warning: {error}; there will be no -status"));
+            Ok(None)
+        }
+    }
 }
 
 /// The helpers of `-resolver=nss`: forked while the process is small and holds no socket.
@@ -205,12 +266,12 @@ fn start_helpers(config: &Config, identity: &Identity) -> Result<Option<NssResol
         .map_err(|error| StartError::system("cannot start the resolver helpers", error))
 }
 
-fn open_access_file(config: &Config, readiness: &Readiness) -> Result<Option<AccessDb>, StartError> {
+fn open_access_file(config: &Config, warn: impl Fn(fmt::Arguments<'_>)) -> Result<Option<AccessDb>, StartError> {
     let Some(file) = &config.access.file else { return Ok(None) };
     match AccessDb::open(file) {
         Ok(access) => Ok(Some(access)),
         Err(error) if config.access.allow_missing => {
-            readiness.note(format_args!("warning: {error}; no access rules are in force"));
+            warn(format_args!("warning: {error}; no access rules are in force"));
             Ok(None)
         }
         Err(error) => Err(error),

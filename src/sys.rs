@@ -198,6 +198,35 @@ pub fn service_port(name: &str) -> Option<u16> {
     Some(u16::from_be(port as u16)).filter(|&port| port != 0)
 }
 
+/// Has a listening TCP socket drop every request for a new connection from now on; connections that
+/// are under way still arrive. Those it accepts keep the filter, which means nothing to them.
+pub fn drop_new_connections(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    const SYN: u32 = 0x02;
+    const ACK: u32 = 0x10;
+    let op = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
+    // The filter sees a packet from its TCP header on, whose byte 13 has the flags. A request for a
+    // connection is the one packet with SYN and without ACK.
+    let mut program = [
+        op(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, 13),
+        op(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 0, 2, SYN),
+        op(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 1, 0, ACK),
+        op(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+        op(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+    ];
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    // SAFETY: the structure and the program it points to outlive the call, which copies both.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            std::ptr::from_ref(&filter).cast(),
+            size_of_val(&filter) as libc::socklen_t,
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
 /// Gives memory that was freed back to the system, where the C library can be told to.
 pub fn trim_heap() {
     #[cfg(target_env = "gnu")]

@@ -10,18 +10,22 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::dnslist::ListOption;
-use super::{Action, Parsed, list, proxy, values};
+use super::{Action, Explain, Parsed, Place, list, proxy, values};
 use crate::addr::Ipv4Form;
 use crate::config::{
-    Access, Config, DnsList, Handler, HandlerStderr, HostMismatch, Level, Limits, LogConfig, LoggerProgram, Lookups,
-    NameSource, Network, Prefix6, Zone,
+    Access, Config, Control, DnsList, Handler, HandlerStderr, HostMismatch, Level, Limits, LogConfig, LoggerProgram,
+    Lookups, NameSource, Network, Prefix6, Zone,
 };
+use crate::control;
+use crate::status::Form;
 
 /// What to do instead of serving.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verb {
     Stop,
     Restart,
+    Status(Form),
+    Drain(Option<Duration>),
 }
 
 impl Verb {
@@ -29,6 +33,8 @@ impl Verb {
         match self {
             Verb::Stop => "stop",
             Verb::Restart => "restart",
+            Verb::Status(_) => "status",
+            Verb::Drain(_) => "drain",
         }
     }
 }
@@ -54,6 +60,10 @@ pub(super) struct Draft {
     pub proxy: Vec<proxy::RuleOption>,
     /// `-proxyfrom`.
     pub proxy_from: Vec<Network>,
+    /// `-explain`.
+    pub explain: Option<Explain>,
+    /// `-control`.
+    pub control: Option<PathBuf>,
     pub access: Access,
     pub deny_message: Option<Vec<u8>>,
     pub drop: Vec<Vec<u8>>,
@@ -97,6 +107,8 @@ impl Default for Draft {
             verb: None,
             proxy: Vec::new(),
             proxy_from: Vec::new(),
+            explain: None,
+            control: None,
             access: Access::default(),
             deny_message: None,
             drop: Vec::new(),
@@ -129,7 +141,9 @@ impl Draft {
     /// Sets the verb; there can be only one kind.
     pub fn set_verb(&mut self, verb: Verb) -> Result<(), String> {
         match self.verb.replace(verb) {
-            Some(other) if other != verb => Err(format!("cannot be given together with -{}", other.option())),
+            Some(other) if other.option() != verb.option() => {
+                Err(format!("cannot be given together with -{}", other.option()))
+            }
             _ => Ok(()),
         }
     }
@@ -138,12 +152,37 @@ impl Draft {
     pub fn finish(self, words: Vec<OsString>, services: &list::Services<'_>) -> Result<Parsed, String> {
         let mut warnings = Vec::new();
         let action = match (self.verb, &self.pid_file) {
-            (None, _) => Action::Run(Box::new(self.config(words, services, &mut warnings)?)),
+            (Some(verb), _) if self.explain.is_some() => {
+                return Err(format!("option -explain cannot be given together with -{}", verb.option()));
+            }
+            (None, _) => {
+                let explain = self.explain;
+                let config = Box::new(self.config(words, services, &mut warnings)?);
+                match explain {
+                    None => Action::Run(config),
+                    Some(explain) => Action::Explain(config, explain),
+                }
+            }
+            (Some(verb @ (Verb::Status(_) | Verb::Drain(_))), _) => {
+                let Some(control) = self.control_path() else {
+                    return Err(format!("option -{} needs -pid=FILE or -control=SOCKET", verb.option()));
+                };
+                match verb {
+                    Verb::Status(form) => Action::Status(control, form),
+                    Verb::Drain(limit) => Action::Drain(Place { control, pid_file: self.pid_file }, limit),
+                    Verb::Stop | Verb::Restart => unreachable!("not matched above"),
+                }
+            }
             (Some(verb), None) => return Err(format!("option -{} needs -pid=FILE", verb.option())),
             (Some(Verb::Stop), Some(file)) => Action::Stop(file.clone()),
             (Some(Verb::Restart), Some(file)) => Action::Restart(file.clone()),
         };
         Ok(Parsed { action, warnings })
+    }
+
+    /// Where the control socket is, by `-control` or beside the pid file.
+    fn control_path(&self) -> Option<PathBuf> {
+        self.control.clone().or_else(|| self.pid_file.as_deref().map(control::default_path))
     }
 
     fn config(
@@ -163,6 +202,7 @@ impl Draft {
         if self.access.local && self.access.file.is_none() {
             warnings.push("-accesslocal does nothing without -access".to_owned());
         }
+        let control = self.control_path().map(|path| Control { path, required: self.control.is_some() });
         let known_ports = list.has_all_ports().then_some(list.listen.as_slice());
         let proxy = proxy::finish(self.proxy, self.proxy_from, known_ports, services, warnings)?;
         let (lists, zones) = share_zones(self.lists, &self.any_zones, warnings)?;
@@ -208,6 +248,7 @@ impl Draft {
             user: self.user,
             group: self.group,
             pid_file: self.pid_file,
+            control,
             stderr,
             logger,
             log: self.log,

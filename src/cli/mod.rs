@@ -16,13 +16,16 @@ mod proxy;
 mod values;
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use getopts::{Fail, HasArg, Matches, Occur, Options, ParsingStyle};
 
 use crate::config::Config;
 use crate::error::StartError;
+use crate::status::Form;
 use crate::sys;
 
 use draft::Draft;
@@ -34,12 +37,34 @@ use values::shown;
 pub enum Action {
     /// Serve.
     Run(Box<Config>),
+    /// `-explain`: say what would become of a connection.
+    Explain(Box<Config>, Explain),
     /// `-stop`: end the daemon of this `-pid` file.
     Stop(PathBuf),
     /// `-restart`: send SIGHUP to the daemon of this `-pid` file.
     Restart(PathBuf),
+    /// `-drain`: have the daemon end when all is done, within this time.
+    Drain(Place, Option<Duration>),
+    /// `-status`: ask the daemon behind this control socket how it does.
+    Status(PathBuf, Form),
     /// `-help`, `-version`: text for standard output, its last newline included.
     Print(String),
+}
+
+/// Where a verb finds its daemon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    pub control: PathBuf,
+    /// With `-pid`: its lock says whether a daemon runs.
+    pub pid_file: Option<PathBuf>,
+}
+
+/// The connection that `-explain` is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Explain {
+    pub peer: SocketAddr,
+    /// None: where LIST has it come to.
+    pub local: Option<SocketAddr>,
 }
 
 /// An [`Action`], and what is odd about it but no error. The caller logs the warnings.

@@ -10,6 +10,7 @@ use super::draft::{Draft, StderrOption, Verb};
 use super::{dnslist, proxy, values};
 use crate::addr::Ipv4Form;
 use crate::config::{HostMismatch, ListKind};
+use crate::status::Form;
 
 /// What follows the name.
 #[derive(Debug, Clone, Copy)]
@@ -111,6 +112,24 @@ pub(super) const OPTIONS: &[OptionRow] = &[
     row("restart", Nothing, Group::Service,
         "have the daemon of the same -pid read its files again",
         Set(|draft, _| draft.set_verb(Verb::Restart))),
+    row("drain", Optional("SECONDS"), Group::Service,
+        "end the daemon of the same -pid or -control when all it has begun is done, or after SECONDS",
+        Set(|draft, value| {
+            let limit = if value.is_empty() { None } else { Some(values::number(value, 0..=MOST)?) };
+            draft.set_verb(Verb::Drain(limit.map(|seconds| Duration::from_secs(seconds.into()))))
+        })),
+    row("control", Value("SOCKET"), Group::Service,
+        "where the daemon can be asked for its status; default with -pid: FILE.ctl",
+        Set(|draft, value| { draft.control = Some(values::path(value)); Ok(()) })),
+    row("status", Optional("text|json|prometheus"), Group::Service,
+        "print how the daemon of the same -pid or -control does",
+        Set(|draft, value| {
+            let form = if value.is_empty() { Form::Text } else { Form::from_name(value).ok_or("not text, json or prometheus")? };
+            draft.set_verb(Verb::Status(form))
+        })),
+    row("explain", Value("IP[:PORT][,LOCALIP:PORT]"), Group::Service,
+        "say what would become of a connection from there, step by step, and serve nobody",
+        Set(|draft, value| { draft.explain = Some(values::explain(value)?); Ok(()) })),
     row("haproxy", Optional("[SECONDS][/port=[ADDRESS.]PORT],..."), Group::Service,
         "connections begin with a PROXY protocol header, which may take SECONDS; default 15, at every port",
         Set(|draft, value| { draft.proxy.extend(proxy::rules(value)?); Ok(()) })),
@@ -245,6 +264,9 @@ fn help() -> String {
 Usage: couriertcpd [-pid=FILE] [OPTION...] LIST PROGRAM [ARG...]
        couriertcpd -pid=FILE -stop
        couriertcpd -pid=FILE -restart
+       couriertcpd -pid=FILE -drain[=SECONDS]
+       couriertcpd -pid=FILE -status[=text|json|prometheus]
+       couriertcpd [OPTION...] -explain=IP[:PORT][,LOCALIP:PORT] LIST PROGRAM
 
 Listens on the ports of LIST and runs PROGRAM for each connection that it
 serves, with the connection as standard input and output.

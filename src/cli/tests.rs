@@ -260,6 +260,16 @@ fn errors_are_one_line_that_names_the_option() {
         ("---drop 25 prog", "unknown option --drop (see -help)"),
         ("-stop", "option -stop needs -pid=FILE"),
         ("-restart", "option -restart needs -pid=FILE"),
+        ("-status", "option -status needs -pid=FILE or -control=SOCKET"),
+        ("-drain", "option -drain needs -pid=FILE or -control=SOCKET"),
+        ("-drain=x -pid=/p", "-drain=x: not a number from 0 to 1000000"),
+        ("-drain=3 -restart -pid=/p", "-restart: cannot be given together with -drain"),
+        ("-status=xml -pid=/p", "-status=xml: not text, json or prometheus"),
+        ("-status -stop -pid=/p", "-stop: cannot be given together with -status"),
+        ("-explain=192.0.2.1 -stop -pid=/p", "option -explain cannot be given together with -stop"),
+        ("-explain=192.0.2.1", "LIST and PROGRAM are missing (see -help)"),
+        ("-explain=mx.ex 25 prog", "-explain=mx.ex: 'mx.ex' is no IP, IP:PORT or [IP]:PORT"),
+        ("-explain=::1,::1 25 prog", "-explain=::1,::1: '::1' is no IP:PORT or [IP]:PORT"),
         ("-pid=/p -stop -restart", "-restart: cannot be given together with -stop"),
         ("-pid -stop", "option -pid needs a value: -pid=FILE"),
         ("-address= 25 prog", "option -address needs a value: -address=IP"),
@@ -311,6 +321,41 @@ fn errors_are_one_line_that_names_the_option() {
     assert_eq!(try_parse(&[]).unwrap_err(), "LIST and PROGRAM are missing (see -help)");
     assert_eq!(try_parse(&[b"-\xe9\n=1"]).unwrap_err(), "unknown option -\u{fffd}\\n (see -help)");
     assert_eq!(try_parse(&[b"-user=\xe9", b"25", b"prog"]).unwrap_err(), "-user=\u{fffd}: not valid UTF-8");
+}
+
+#[test]
+fn the_control_socket_is_beside_the_pid_file_unless_told_otherwise() {
+    let control = |line: &str| match try_line(line).unwrap().action {
+        Action::Run(config) => config.control.map(|control| (control.path, control.required)),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(control("25 prog"), None);
+    assert_eq!(control("-pid=/run/x 25 prog"), Some(("/run/x.ctl".into(), false)));
+    assert_eq!(control("-control=/c -pid=/run/x 25 prog"), Some(("/c".into(), true)));
+    for (line, path, form) in [
+        ("-status -pid=/run/x", "/run/x.ctl", Form::Text),
+        ("-status=json -pid=/run/x -control=c", "c", Form::Json),
+        ("-control=c -status=json -status=prometheus", "c", Form::Prometheus),
+    ] {
+        let action = try_line(line).unwrap().action;
+        assert!(matches!(&action, Action::Status(p, f) if p.as_os_str() == path && *f == form), "{line}: {action:?}");
+    }
+}
+
+#[test]
+fn explain_takes_one_or_two_ends() {
+    for (value, peer, local) in [
+        ("192.0.2.1", "192.0.2.1:0", None),
+        ("192.0.2.1:4,192.0.2.2:25", "192.0.2.1:4", Some("192.0.2.2:25")),
+        ("::ffff:192.0.2.1", "192.0.2.1:0", None),
+        ("[2001:db8::1]", "[2001:db8::1]:0", None),
+        ("2001:db8::1,[2001:db8::2]:25", "[2001:db8::1]:0", Some("[2001:db8::2]:25")),
+        ("[2001:db8::1]:7,[::ffff:192.0.2.2]:25", "[2001:db8::1]:7", Some("192.0.2.2:25")),
+    ] {
+        let action = try_line(&format!("-explain={value} 25 prog")).unwrap().action;
+        let Action::Explain(_, explain) = action else { panic!("{value}: {action:?}") };
+        assert_eq!((explain.peer.to_string().as_str(), explain.local.map(|l| l.to_string()).as_deref()), (peer, local));
+    }
 }
 
 #[test]

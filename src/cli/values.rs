@@ -8,6 +8,7 @@ use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
+use super::Explain;
 use crate::addr;
 use crate::config::{Facility, Level, NameSource, Prefix6};
 
@@ -106,6 +107,24 @@ pub(super) fn nameservers(bytes: &[u8]) -> Result<Vec<SocketAddr>, String> {
 }
 
 const DNS_PORT: u16 = 53;
+
+/// `-explain`: `IP[:PORT][,LOCALIP:PORT]`.
+pub(super) fn explain(bytes: &[u8]) -> Result<Explain, String> {
+    let value = text(bytes)?;
+    let (peer, local) = value.split_once(',').map_or((value, None), |(peer, local)| (peer, Some(local)));
+    let wrong = |entry: &str, form| format!("'{}' is no {form}", shown(entry.as_bytes()));
+    let ip = |entry: &str| {
+        let bare = entry.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(entry);
+        bare.parse::<IpAddr>().ok()
+    };
+    let peer = peer
+        .parse()
+        .ok()
+        .or_else(|| Some(SocketAddr::new(ip(peer)?, 0)))
+        .ok_or_else(|| wrong(peer, "IP, IP:PORT or [IP]:PORT"))?;
+    let local = local.map(|entry| entry.parse().map_err(|_| wrong(entry, "IP:PORT or [IP]:PORT"))).transpose()?;
+    Ok(Explain { peer: addr::fold_socket(peer), local: local.map(addr::fold_socket) })
+}
 
 /// `-prefix6`: `IP/BLOCK`.
 pub(super) fn prefix6(bytes: &[u8]) -> Result<Prefix6, String> {

@@ -15,7 +15,10 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
 use super::lock::{Holder, holder, lock_path};
+use crate::cli::Place;
+use crate::control::{Request, client};
 use crate::error::StartError;
+use crate::status::Form;
 use crate::sys::{self, Process};
 
 /// How long a daemon may take to end before it is killed.
@@ -55,6 +58,32 @@ pub fn restart(pid_file: &Path) -> Result<(), StartError> {
         thread::sleep(POLL_INTERVAL);
     }
     Ok(())
+}
+
+/// Has the daemon finish what it has begun and end, and returns when it is gone. With a pid file,
+/// none running is no failure.
+pub fn drain(place: &Place, limit: Option<Duration>) -> Result<(), StartError> {
+    if !may_run(place)? {
+        return Ok(());
+    }
+    let (_, process) = client::ask(&place.control, Request::Drain(limit))?;
+    while process.as_ref().is_some_and(|process| !process.wait_end(LONG, || !answers(&place.control))) {}
+    Ok(())
+}
+
+/// As long as one wait may be; they follow each other.
+const LONG: Duration = Duration::from_secs(3600);
+
+/// False: nobody has the lock of the pid file, so no daemon runs.
+fn may_run(place: &Place) -> Result<bool, StartError> {
+    match &place.pid_file {
+        Some(pid_file) => Daemon::find(pid_file).map(|daemon| daemon.is_some()),
+        None => Ok(true),
+    }
+}
+
+fn answers(control: &Path) -> bool {
+    client::ask(control, Request::Status(Form::Json)).is_ok()
 }
 
 /// The process that holds a lock.

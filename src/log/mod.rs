@@ -99,12 +99,21 @@ struct Log {
     sink: Sink,
     /// Lines that could not be written, and of which nothing has been said yet.
     lost: u64,
+    /// Lines that could not be written, ever.
+    lost_ever: u64,
     limiter: Limiter,
 }
 
 impl Log {
     fn new(sink: Sink) -> Self {
-        Log { level: Level::Notice, ipv4: Ipv4Form::default(), sink, lost: 0, limiter: Limiter::default() }
+        Log {
+            level: Level::Notice,
+            ipv4: Ipv4Form::default(),
+            sink,
+            lost: 0,
+            lost_ever: 0,
+            limiter: Limiter::default(),
+        }
     }
 
     fn put(&mut self, level: Level, text: &str, now: Instant) {
@@ -113,14 +122,19 @@ impl Log {
             let messages = if self.lost == 1 { "message" } else { "messages" };
             let count = format!("{} {messages} could not be written", self.lost);
             if !self.sink.put(Level::Warning, &count, now) {
-                self.lost += 1;
+                self.lose();
                 return;
             }
             self.lost = 0;
         }
         if !self.sink.put(level, text, now) {
-            self.lost += 1;
+            self.lose();
         }
+    }
+
+    fn lose(&mut self) {
+        self.lost += 1;
+        self.lost_ever += 1;
     }
 
     fn put_limited(&mut self, kind: Kind, key: Option<Key>, level: Level, text: &mut Text, now: Instant) {
@@ -218,6 +232,11 @@ fn limited_at(kind: Kind, key: Option<Key>, level: Level, text: fmt::Arguments<'
 /// How many lines the limits have held back since the start.
 pub fn suppressed() -> u64 {
     with(|log| log.limiter.suppressed()).unwrap_or(0)
+}
+
+/// How many lines could not be written since the start.
+pub fn lost() -> u64 {
+    with(|log| log.lost_ever).unwrap_or(0)
 }
 
 pub fn alert(text: fmt::Arguments<'_>) {

@@ -100,6 +100,7 @@ pub(crate) fn config() -> Config {
         zones: Vec::new(),
         user: None,
         group: None,
+        control: None,
         pid_file: None,
         stderr: HandlerStderr::Inherit,
         logger: None,

@@ -217,9 +217,35 @@ pub fn decide<L: Lookup>(
     local: Option<SocketAddr>,
     delta: &mut Delta,
 ) -> Result<Access, L::Error> {
+    decide_step_by_step(db, remote, local, delta, |_, _| {})
+}
+
+/// A step of [`decide`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step<'a> {
+    /// This key has no record.
+    Missed(&'a str),
+    /// The record that counts.
+    Found(&'a Found),
+    /// No key had one.
+    Nothing,
+}
+
+/// [`decide`], telling `observer` each step.
+pub fn decide_step_by_step<L: Lookup>(
+    db: &mut L,
+    remote: IpAddr,
+    local: Option<SocketAddr>,
+    delta: &mut Delta,
+    mut observer: impl FnMut(End, Step<'_>),
+) -> Result<Access, L::Error> {
     let lookups = local.map(|local| (End::Local, Keys::local(local)));
     for (end, keys) in lookups.into_iter().chain([(End::Remote, Keys::remote(remote))]) {
-        let Some(found) = find(db, keys, |_| {})? else { continue };
+        let Some(found) = find(db, keys, |key| observer(end, Step::Missed(key)))? else {
+            observer(end, Step::Nothing);
+            continue;
+        };
+        observer(end, Step::Found(&found));
         match Record::parse(&found.value) {
             Record::Deny => return Ok(Access::Refused(end)),
             Record::Allow(variables) => {

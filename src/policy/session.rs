@@ -181,6 +181,11 @@ impl Session {
         self.remote.as_ref().and_then(Reverse::outcome)
     }
 
+    /// The local end's name as far as it is known.
+    pub fn local_name(&self) -> Option<&HostName> {
+        self.local.as_ref().and_then(Reverse::outcome)
+    }
+
     /// True while ident is wanted and has not ended.
     pub fn awaits_ident(&self) -> bool {
         self.ident == Ident::Open
@@ -209,17 +214,72 @@ impl Session {
             .map(|(_, ip)| ip)
     }
 
-    /// Lists that gave no usable answer: the index of each, and what the log says of it.
-    pub fn troubles<'a>(&'a self, config: &'a Config) -> impl Iterator<Item = (usize, Trouble)> + 'a {
+    /// What came of each list that was asked, by its index.
+    pub fn list_results<'a>(&'a self, config: &'a Config) -> impl Iterator<Item = (usize, ListResult)> + 'a {
         config.lists.iter().zip(&self.lists).enumerate().filter_map(|(i, (list, replies))| {
-            let trouble = match replies.judge(list, &config.zones[usize::from(list.zone)]) {
-                dnsbl::Judgement::Unusable(found) => Trouble::Unusable(found[0]),
-                dnsbl::Judgement::Failed if replies.a == Part::Late || replies.txt == Part::Late => Trouble::Late,
-                dnsbl::Judgement::Failed => Trouble::Failed,
-                _ => return None,
+            let result = match replies.judge(list, &config.zones[usize::from(list.zone)]) {
+                _ if replies.a == Part::NotAsked => return None,
+                dnsbl::Judgement::Open => ListResult::Open,
+                dnsbl::Judgement::NotListed => ListResult::NotListed,
+                dnsbl::Judgement::Listed { .. } => ListResult::Listed,
+                dnsbl::Judgement::Unusable(found) => ListResult::Unusable(found[0]),
+                dnsbl::Judgement::Failed if replies.a == Part::Late || replies.txt == Part::Late => ListResult::Late,
+                dnsbl::Judgement::Failed => ListResult::Failed,
             };
-            Some((i, trouble))
+            Some((i, result))
         })
+    }
+
+    /// What the verdict still waits for, or could.
+    pub fn waits_for(&self) -> impl Iterator<Item = Wait> + '_ {
+        let open = |reverse: &Option<Reverse>| reverse.as_ref().is_some_and(|r| r.outcome().is_none());
+        let lists = self.lists.iter().enumerate();
+        let lists = lists.filter(|(_, replies)| replies.a == Part::Open || replies.txt == Part::Open);
+        [
+            (open(&self.remote), Wait::RemoteName),
+            (open(&self.local), Wait::LocalName),
+            (self.awaits_ident(), Wait::Ident),
+        ]
+        .into_iter()
+        .filter_map(|(waits, wait)| waits.then_some(wait))
+        .chain(lists.map(|(i, _)| Wait::List(i)))
+    }
+}
+
+/// Something that a session still waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    RemoteName,
+    LocalName,
+    Ident,
+    /// The list with this index in `Config::lists`.
+    List(usize),
+}
+
+/// What came of asking a list for a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListResult {
+    /// Not yet known, or no longer needed.
+    Open,
+    Listed,
+    NotListed,
+    /// The name servers gave no answer to use.
+    Failed,
+    /// No answer came within the time limit.
+    Late,
+    /// An A record that is no listing.
+    Unusable(std::net::Ipv4Addr),
+}
+
+impl ListResult {
+    /// What the log says of it, if it is worth a line.
+    pub fn trouble(self) -> Option<Trouble> {
+        match self {
+            ListResult::Open | ListResult::Listed | ListResult::NotListed => None,
+            ListResult::Failed => Some(Trouble::Failed),
+            ListResult::Late => Some(Trouble::Late),
+            ListResult::Unusable(address) => Some(Trouble::Unusable(address)),
+        }
     }
 }
 

@@ -41,6 +41,7 @@ pub fn config() -> Config {
         user: None,
         group: None,
         pid_file: None,
+        control: None,
         stderr: HandlerStderr::Inherit,
         logger: None,
         log: LogConfig { syslog: None, level: Level::Notice },

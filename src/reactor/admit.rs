@@ -15,6 +15,7 @@ use crate::proxy::header::Header;
 use crate::proxy::{self, Waiting};
 use crate::reactor::conclude::Client;
 use crate::reactor::{ACCEPTS, Reactor};
+use crate::status::counters::Event;
 
 impl Reactor {
     /// Accepts from every listener that has clients waiting, each in its turn.
@@ -36,7 +37,10 @@ impl Reactor {
             }
             let Some(listener) = self.listeners.get(index) else { return false };
             match listener.accept() {
-                Accepted::Connection(stream, peer) => self.admit(index, stream, peer, now),
+                Accepted::Connection(stream, peer) => {
+                    self.counters.count(Event::Accepted, now);
+                    self.admit(index, stream, peer, now);
+                }
                 Accepted::Nobody => return false,
                 Accepted::Lost => {}
                 Accepted::Shortage(errno) => {

@@ -23,6 +23,7 @@ use crate::reactor::Reactor;
 use crate::reactor::timer::Due;
 use crate::reactor::token::Source;
 use crate::spawn::StderrFor;
+use crate::status::counters::Event;
 use crate::table::Key;
 
 /// A connection that has no entry in the table, or none any more.
@@ -82,9 +83,11 @@ impl Reactor {
         });
         match started {
             Ok(pid) => {
+                self.counters.count(Event::Served, now);
                 self.children.started(pid, Handler { peer: ends.peer, since: now, places: Places { share, slot } })
             }
             Err(errno) => {
+                self.counters.count(Event::NotStarted, now);
                 log::handler_not_started(&self.config.handler.program, &errno.into());
                 // A full process table or no memory: those who are not accepted yet may fare better.
                 if matches!(errno, Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE) {
@@ -104,6 +107,7 @@ impl Reactor {
 
     /// Closes a connection that is not served, after its reply if it gets one.
     pub(super) fn refuse(&mut self, client: Client, host: Option<&str>, reason: Reason, now: Instant) {
+        self.counters.count(Event::refused(&reason), now);
         let peer = client.peer.ip();
         let limits = &self.config.limits;
         match &reason {

@@ -13,15 +13,18 @@ use crate::config::{Config, Level, NameSource};
 use crate::error::StartError;
 use crate::log::{self, Kind};
 use crate::policy::question::{Answer, HostName, Question};
+use crate::policy::session::{Session, Wanted};
 use crate::reactor::token::Source;
-use crate::resolver::nss::NssResolver;
+use crate::resolver::nss::{self, NssResolver};
 use crate::resolver::{self, Failure, Resolver, Settings};
+use crate::status;
 use crate::table::Key;
 
 /// Something that connections waited for.
 #[derive(Debug)]
 pub(super) enum Finished {
-    Answer(Question, Answer, Vec<Key>),
+    /// With the time that the answer took.
+    Answer(Question, Answer, Vec<Key>, Duration),
     Name(IpAddr, HostName, Vec<Key>),
 }
 
@@ -59,7 +62,7 @@ impl Lookup {
         Ok(Lookup { dns, nss })
     }
 
-    pub fn ask(&mut self, question: &Question, key: Key, now: Instant) -> Option<Answer> {
+    fn ask(&mut self, question: &Question, key: Key, now: Instant) -> Option<Answer> {
         match &mut self.dns {
             Some(dns) => dns.ask(question, key, now),
             None => Some(Answer::Failed),
@@ -72,7 +75,7 @@ impl Lookup {
         }
     }
 
-    pub fn ask_name(&mut self, ip: IpAddr, key: Key, now: Instant) -> Option<HostName> {
+    fn ask_name(&mut self, ip: IpAddr, key: Key, now: Instant) -> Option<HostName> {
         match &mut self.nss {
             Some(nss) => nss.ask(ip, key.to_bits(), now),
             None => Some(HostName::SoftError),
@@ -82,6 +85,33 @@ impl Lookup {
     pub fn forget_name(&mut self, ip: IpAddr, key: Key) {
         if let Some(nss) = &mut self.nss {
             nss.forget(ip, key.to_bits());
+        }
+    }
+
+    /// Asks what a session wants, and gives it what is known at once. `asked` is told of each DNS
+    /// question or, for the name service switch, address.
+    pub fn pursue(
+        &mut self,
+        session: &mut Session,
+        config: &Config,
+        mut wanted: Wanted,
+        key: Key,
+        now: Instant,
+        mut asked: impl FnMut(Result<&Question, IpAddr>),
+    ) {
+        while !wanted.questions.is_empty() {
+            for question in std::mem::take(&mut wanted.questions) {
+                asked(Ok(&question));
+                if let Some(answer) = self.ask(&question, key, now) {
+                    session.answer(config, &question, &answer, &mut wanted);
+                }
+            }
+        }
+        for ip in wanted.names {
+            asked(Err(ip));
+            if let Some(name) = self.ask_name(ip, key, now) {
+                session.name(ip, &name);
+            }
         }
     }
 
@@ -118,7 +148,7 @@ impl Lookup {
         if let Some(found) = self.dns.as_mut().and_then(|dns| dns.next_finished(now)) {
             report_failure(&found);
             let keys = found.waiters.as_slice().to_vec();
-            return Some(Finished::Answer(found.question, found.answer, keys));
+            return Some(Finished::Answer(found.question, found.answer, keys, found.took));
         }
         let found = self.nss.as_mut()?.next_resolved()?;
         let keys = found.waiters.into_iter().map(Key::from_bits).collect();
@@ -129,6 +159,13 @@ impl Lookup {
         let dns = self.dns.as_ref().and_then(|dns| dns.timeout(now));
         let nss = self.nss.as_ref().and_then(NssResolver::deadline).map(|at| at.saturating_duration_since(now));
         [dns, nss].into_iter().flatten().min()
+    }
+
+    /// Figures for the status; `cache_most` is `-dnscache`.
+    pub fn status(&self, cache_most: usize) -> (Option<status::Resolver>, Option<nss::Counts>) {
+        let dns = self.dns.as_ref();
+        let dns = dns.map(|dns| status::Resolver { servers: dns.servers(), counts: dns.counts(), cache_most });
+        (dns, self.nss.as_ref().map(NssResolver::counts))
     }
 
     /// SIGHUP: resolv.conf is read anew and the caches are emptied.

@@ -15,12 +15,14 @@ use crate::proxy::{self, Progress, Waiting};
 use crate::reactor::Reactor;
 use crate::reactor::timer::Due;
 use crate::reactor::token::Source;
+use crate::status::counters::Event;
 use crate::table::Key;
 
 impl Reactor {
     /// Takes a connection that begins with a header, which may take `limit`.
     pub(super) fn await_header(&mut self, waiting: Waiting, limit: Duration, now: Instant) {
         if self.config.proxy.as_ref().is_some_and(|proxy| !proxy::is_trusted(proxy, waiting.real.peer)) {
+            self.counters.count(Event::ProxyFrom, now);
             log::proxy_not_trusted(waiting.real.peer.ip());
             return log_end(&waiting, Decision::Refused, Some("proxyfrom"), None, now);
         }
@@ -69,10 +71,14 @@ impl Reactor {
         match progress {
             Progress::Header(header) => self.admit_proxied(waiting, header, now),
             Progress::Bad(why) => {
+                self.counters.count(Event::BadHeader, now);
                 log::proxy_header_bad(waiting.real.peer.ip(), why);
                 log_end(&waiting, Decision::Failed, Some("proxy"), Some(why), now);
             }
-            Progress::Gone | Progress::Incomplete => log_end(&waiting, Decision::Gone, None, None, now),
+            Progress::Gone | Progress::Incomplete => {
+                self.counters.count(Event::Gone, now);
+                log_end(&waiting, Decision::Gone, None, None, now);
+            }
         }
     }
 }

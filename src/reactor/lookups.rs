@@ -18,6 +18,7 @@ use crate::reactor::conclude::Client;
 use crate::reactor::dns::Finished;
 use crate::reactor::timer::Due;
 use crate::reactor::token::Source;
+use crate::status::counters::Event;
 use crate::table::Key;
 
 impl Reactor {
@@ -51,20 +52,9 @@ impl Reactor {
     }
 
     /// Asks what a session wants, takes what is known at once, and sees whether that is enough.
-    fn pursue(&mut self, key: Key, mut wanted: Wanted, now: Instant) {
+    fn pursue(&mut self, key: Key, wanted: Wanted, now: Instant) {
         let Some(lookups) = self.pending.get_mut(key).and_then(Pending::lookups_mut) else { return };
-        while !wanted.questions.is_empty() {
-            for question in std::mem::take(&mut wanted.questions) {
-                if let Some(answer) = self.lookup.ask(&question, key, now) {
-                    lookups.session.answer(&self.config, &question, &answer, &mut wanted);
-                }
-            }
-        }
-        for ip in wanted.names {
-            if let Some(name) = self.lookup.ask_name(ip, key, now) {
-                lookups.session.name(ip, &name);
-            }
-        }
+        self.lookup.pursue(&mut lookups.session, &self.config, wanted, key, now, |_| {});
         self.try_verdict(key, now);
     }
 
@@ -73,7 +63,10 @@ impl Reactor {
         self.lookup.turn(now);
         while let Some(finished) = self.lookup.next_finished(now) {
             match finished {
-                Finished::Answer(question, answer, waiters) => {
+                Finished::Answer(question, answer, waiters, took) => {
+                    if let Question::Listing { zone, .. } = question {
+                        self.counters.zones[usize::from(zone)].add(took);
+                    }
                     for key in waiters {
                         self.take_answer(key, &question, &answer, now);
                     }
@@ -142,12 +135,14 @@ impl Reactor {
         let Some(lookups) = self.lookups(key) else { return };
         lookups.session.expire();
         log::lookups_late(self.config.lookups.timeout);
+        self.counters.count(Event::LookupsLate, now);
         self.try_verdict(key, now);
     }
 
     /// The client has reset its connection: its place is free at once.
     pub(super) fn client_gone(&mut self, key: Key, now: Instant) {
         let Some(pending) = self.take_out(key) else { return };
+        self.counters.count(Event::Gone, now);
         self.report_gone(&pending, now);
     }
 
@@ -156,8 +151,11 @@ impl Reactor {
         let Some(pending) = self.pending.get_mut(key) else { return };
         let Some(lookups) = pending.lookups() else { return };
         let Some(verdict) = lookups.session.verdict(&self.config, &self.base, &pending.ends) else { return };
-        for (list, trouble) in lookups.session.troubles(&self.config) {
-            log::list_trouble(list, &self.config.lists[list].display, trouble);
+        for (list, result) in lookups.session.list_results(&self.config) {
+            self.counters.lists[list].count(result);
+            if let Some(trouble) = result.trouble() {
+                log::list_trouble(list, &self.config.lists[list].display, trouble);
+            }
         }
         match verdict {
             Verdict::Serve(env) => {

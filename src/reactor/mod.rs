@@ -12,9 +12,13 @@
 
 mod admit;
 mod conclude;
+mod control;
 mod dns;
+mod drain;
+pub mod explain;
 mod headers;
 mod lookups;
+mod status;
 pub mod timer;
 pub mod token;
 
@@ -23,7 +27,7 @@ use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use mio::event::Event;
+use mio::event::Event as PollEvent;
 use mio::{Events, Interest, Poll};
 use nix::errno::Errno;
 use nix::sys::wait::WaitStatus;
@@ -32,6 +36,7 @@ use nix::unistd::Pid;
 use crate::accessdb::AccessDb;
 use crate::children::{self, Children};
 use crate::config::Config;
+use crate::control::server::Server;
 use crate::error::StartError;
 use crate::listener::Listeners;
 use crate::log;
@@ -44,9 +49,12 @@ use crate::resolver::nss::NssResolver;
 use crate::signal::Signals;
 use crate::spawn::Spawner;
 use crate::startup::LoggerStarter;
+use crate::status::counters::{Counters, Event};
 use crate::stderr::Stderr;
 use crate::table::{Key, Table};
+use control::Control;
 use dns::Lookup;
+use drain::Drain;
 use timer::{Due, Timers};
 use token::Source;
 
@@ -76,6 +84,16 @@ pub struct Parts {
     pub signals: Signals,
     /// With `NOTIFY_SOCKET`.
     pub manager: Option<Manager>,
+    pub control: Option<Server>,
+}
+
+/// Why the loop has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// By a signal, or since a drain took too long: handlers may be left.
+    Terminated,
+    /// After `-drain`: none is.
+    Drained,
 }
 
 pub struct Reactor {
@@ -111,6 +129,9 @@ pub struct Reactor {
     logger_starter: Option<LoggerStarter>,
     children: Children,
     manager: Option<Manager>,
+    counters: Counters,
+    control: Option<Control>,
+    drain: Option<Drain>,
     terminate: bool,
 }
 
@@ -118,14 +139,17 @@ impl Reactor {
     /// Sets the loop up. After it the daemon accepts as soon as [`run`](Self::run) is called.
     pub fn new(parts: Parts) -> Result<Self, StartError> {
         let failed = |error: io::Error| StartError::system("cannot set up the event loop", error);
-        let Parts { config, base, listeners, access, spawner, stderr, logger_starter, nss, mut signals, manager } =
-            parts;
+        let Parts { config, base, listeners, access, spawner, stderr, logger_starter, nss, .. } = parts;
+        let Parts { mut signals, manager, control, .. } = parts;
         let poll = Poll::new().map_err(failed)?;
         poll.registry().register(&mut signals, Source::Signals.token(), Interest::READABLE).map_err(failed)?;
-        let lookup = Lookup::new(&config, nss, poll.registry(), Instant::now())?;
+        let now = Instant::now();
+        let lookup = Lookup::new(&config, nss, poll.registry(), now)?;
+        let control = control.map(|server| Control::new(server, poll.registry())).transpose().map_err(failed)?;
         let reply = config.deny_message.as_ref().map(|text| [text, &b"\r\n"[..]].concat());
         Ok(Reactor {
             occupancy: Occupancy::new(config.limits),
+            counters: Counters::new(config.lists.len(), config.zones.len(), now),
             lingering_most: conclude::lingering_most(),
             config,
             base,
@@ -149,16 +173,18 @@ impl Reactor {
             logger_starter,
             children: Children::default(),
             manager,
+            control,
+            drain: None,
             terminate: false,
         })
     }
 
-    /// Serves until SIGTERM or SIGINT.
-    pub fn run(&mut self) {
+    /// Serves until SIGTERM or SIGINT, or until all is done after `-drain`.
+    pub fn run(&mut self) -> Ending {
         let mut events = Events::with_capacity(EVENTS);
         self.open_or_close_the_door();
         self.tell_ready(Instant::now());
-        while !self.terminate {
+        while !self.terminate && !self.is_drained() {
             let timeout = self.timeout();
             if let Err(error) = self.poll.poll(&mut events, timeout) {
                 // EINTR: a signal that is not ours to act on, such as SIGCONT.
@@ -175,6 +201,7 @@ impl Reactor {
             self.take_answers(now);
             self.fill_slots(now);
             self.accept_waiting(now);
+            self.step_drain(now);
             self.open_or_close_the_door();
             self.tell_counts(now);
         }
@@ -182,6 +209,7 @@ impl Reactor {
             manager.stopping(Instant::now());
         }
         self.listeners.pause(self.poll.registry());
+        if self.terminate { Ending::Terminated } else { Ending::Drained }
     }
 
     /// Where the entries of LIST with port 0 listen.
@@ -226,7 +254,7 @@ impl Reactor {
         .min()
     }
 
-    fn dispatch(&mut self, event: &Event, now: Instant) {
+    fn dispatch(&mut self, event: &PollEvent, now: Instant) {
         match Source::from_token(event.token()) {
             Some(Source::Listener(index)) if self.backlogged.contains(&index) => {}
             Some(Source::Listener(index)) => self.backlogged.push_back(index),
@@ -242,6 +270,8 @@ impl Reactor {
             Some(Source::Lingering(key)) => self.step_lingering(key),
             Some(Source::Resolver(key)) => self.lookup.dns_ready(key, event),
             Some(Source::Helper(index)) => self.lookup.helper_ready(index, now),
+            Some(Source::ControlDoor) => self.accept_control(now),
+            Some(Source::Control(key)) => self.step_control(key, now),
             None => {}
         }
     }
@@ -256,11 +286,16 @@ impl Reactor {
                 self.child_ended(pid, status, now);
             }
         }
+        if arrived.report {
+            let status = self.snapshot(now);
+            log::notice(format_args!("{}", status.short()));
+        }
         self.terminate |= arrived.terminate;
     }
 
     fn child_ended(&mut self, pid: Pid, status: WaitStatus, now: Instant) {
         if let Some(handler) = self.children.ended(pid) {
+            self.counters.count(Event::Ended, now);
             log::ended(handler.peer, status, now.saturating_duration_since(handler.since));
             return;
         }
@@ -306,6 +341,10 @@ impl Reactor {
                 Due::Header(key) => self.header_late(key, now),
                 Due::Linger(key) => self.end_lingering(key),
                 Due::Accept => self.shortage = false,
+                // The turn itself sees to it.
+                Due::Drain => {}
+                Due::ControlDoor => self.accept_control(now),
+                Due::Control(key) => self.end_control(key),
             }
         }
         self.restart_logger(now);

@@ -23,6 +23,12 @@ pub enum Due {
     Linger(Key),
     /// Accepting goes on after a shortage.
     Accept,
+    /// A time limit of a drain.
+    Drain,
+    /// Somebody may wait at the control socket.
+    ControlDoor,
+    /// A connection to the control socket has had its time.
+    Control(Key),
 }
 
 #[derive(Debug, Default)]

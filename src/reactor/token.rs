@@ -27,6 +27,10 @@ pub enum Source {
     Helper(u32),
     /// A connection whose PROXY header has not come.
     Header(Key),
+    /// The listening control socket.
+    ControlDoor,
+    /// A connection to the control socket.
+    Control(Key),
 }
 
 impl Source {
@@ -40,6 +44,8 @@ impl Source {
             Source::Resolver(key) => (5, key),
             Source::Helper(index) => (6, Key { index, generation: 0 }),
             Source::Header(key) => (7, key),
+            Source::ControlDoor => (8, Key { index: 0, generation: 0 }),
+            Source::Control(key) => (9, key),
         };
         Token(kind << (INDEX_BITS + GENERATION_BITS) | (key.generation as usize) << INDEX_BITS | key.index as usize)
     }
@@ -59,6 +65,8 @@ impl Source {
             5 => Source::Resolver(key),
             6 => Source::Helper(key.index),
             7 => Source::Header(key),
+            8 => Source::ControlDoor,
+            9 => Source::Control(key),
             _ => return None,
         })
     }
@@ -80,6 +88,8 @@ mod tests {
             Source::Resolver(key),
             Source::Helper(15),
             Source::Header(key),
+            Source::ControlDoor,
+            Source::Control(key),
         ] {
             assert_eq!(Source::from_token(source.token()), Some(source));
         }

@@ -94,6 +94,8 @@ pub struct Finished {
     pub waiters: Waiters,
     /// Why, if the answer is [`Answer::Failed`].
     pub failure: Option<Failure>,
+    /// How long it took since it was first asked for.
+    pub took: Duration,
 }
 
 /// Figures for a status line. The first five count from the start.
@@ -210,7 +212,7 @@ impl Resolver {
         let added = self.waiting.add(question, waiter, self.millisecond(now), self.fresh);
         self.counts.shared += u64::from(added != Added::Queued);
         if let Added::Overdue(place, number) = added {
-            self.press(place, number, now);
+            self.press(place, number);
         }
         self.peak = self.peak.max(self.waiting.len());
         None
@@ -317,8 +319,12 @@ impl Resolver {
 
     /// How `question` stands; none if nobody waits for it.
     pub fn standing(&self, question: &Question, now: Instant) -> Option<Standing> {
-        let (sent, age) = self.waiting.state(question, self.millisecond(now))?;
-        Some(Standing { sent, age: Duration::from_millis(age.into()) })
+        let (sent, since) = self.waiting.state(question)?;
+        Some(Standing { sent, age: self.since(since, now) })
+    }
+
+    fn since(&self, millisecond: u32, now: Instant) -> Duration {
+        Duration::from_millis(self.millisecond(now).wrapping_sub(millisecond).into())
     }
 
     /// Milliseconds since the start; wraps after seven weeks, so only differences count.
@@ -361,8 +367,7 @@ impl Resolver {
                 let _ = self.open(now);
             }
             let number = self.next;
-            let millisecond = self.millisecond(now);
-            let Some((place, question)) = self.waiting.send_next(number, millisecond) else { break };
+            let Some((place, question)) = self.waiting.send_next(number) else { break };
             self.next = next_number(number);
             self.allowance -= 1;
             self.in_flight += 1;
@@ -381,10 +386,9 @@ impl Resolver {
     }
 
     /// Asks once more what was asked a while ago: the name server may be back.
-    fn press(&mut self, place: Place, number: u32, now: Instant) {
-        let now = self.millisecond(now);
+    fn press(&mut self, place: Place, number: u32) {
         let Some(channel) = self.channel.as_mut().filter(|_| self.in_flight < MAX_WANTED) else { return };
-        let Some(question) = self.waiting.press(place, now) else { return };
+        let Some(question) = self.waiting.press(place) else { return };
         // It was sent before, so it has a name.
         let Some(name) = name::of(question, &self.settings.zones) else { return };
         let kind = record_type(question);
@@ -411,7 +415,7 @@ impl Resolver {
             if outcome == Outcome::Failed(Failure::Malformed) && wanted && !alone && self.send_alone(place) {
                 continue;
             }
-            let Some((question, waiters)) = self.waiting.finish(place) else { continue };
+            let Some((question, waiters, since)) = self.waiting.finish(place) else { continue };
             let (answer, ttl, failure) = match outcome {
                 Outcome::Found(found, ttl) => (Answer::Found(Rc::new(found.into_records())), ttl, None),
                 Outcome::Absent(ttl) => (Answer::Absent, ttl, None),
@@ -422,7 +426,7 @@ impl Resolver {
                 self.cache.put(question.clone(), answer.clone(), second, ttl);
             }
             if wanted {
-                self.finished.push_back(Finished { question, answer, waiters, failure });
+                self.finished.push_back(Finished { question, answer, waiters, failure, took: self.since(since, now) });
             }
         }
     }

@@ -18,5 +18,6 @@ mod tests;
 mod waiting;
 
 pub use client::{Counts, Finished, Resolver, Settings, Standing};
+pub use name::text as question_text;
 pub use reply::Failure;
 pub use waiting::Waiters;

@@ -6,7 +6,8 @@
 #![forbid(unsafe_code)]
 
 use crate::addr;
-use crate::policy::question::Question;
+use crate::config::Zone;
+use crate::policy::question::{Family, ListingKind, Question};
 
 /// Longest name in its printed form, without the last dot (RFC 1035 section 3.1).
 pub const MAX_NAME: usize = 253;
@@ -24,6 +25,19 @@ pub fn of(question: &Question, zones: &[String]) -> Option<String> {
         }
     };
     can_be_asked(&name).then_some(name)
+}
+
+/// A question as people write it: the type, and the name.
+pub fn text(question: &Question, zones: &[Zone]) -> String {
+    let zones: Vec<_> = zones.iter().map(|zone| zone.name.clone()).collect();
+    let name = of(question, &zones).unwrap_or_else(|| "(no name of the DNS)".to_owned());
+    let kind = match question {
+        Question::Names(_) => "PTR",
+        Question::Addresses(_, Family::V4) | Question::Listing { kind: ListingKind::A, .. } => "A",
+        Question::Addresses(_, Family::V6) => "AAAA",
+        Question::Listing { kind: ListingKind::Txt, .. } => "TXT",
+    };
+    format!("{kind} {name}")
 }
 
 /// True for names that c-ares puts on the wire as they are: labels of 1 to 63 printable characters,
@@ -44,7 +58,6 @@ pub fn is_host_name(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::question::{Family, ListingKind};
 
     #[test]
     fn questions_become_names() {

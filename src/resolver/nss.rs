@@ -67,6 +67,22 @@ pub struct NssResolver {
     number: u32,
     /// The poll set and the token of each slot, once there is one.
     poll: Option<(Registry, TokenOf)>,
+    counts: Counts,
+}
+
+/// Figures for a status. The first two count from the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Questions given to helpers.
+    pub asked: u64,
+    /// Questions answered from the cache.
+    pub hits: u64,
+    pub helpers: usize,
+    pub busy: usize,
+    /// Questions that wait for a helper.
+    pub queued: usize,
+    /// Answers kept.
+    pub cached: usize,
 }
 
 /// The place of one helper.
@@ -153,6 +169,7 @@ impl NssResolver {
             epoch: now,
             number: 0,
             poll: None,
+            counts: Counts::default(),
         })
     }
 
@@ -171,6 +188,7 @@ impl NssResolver {
     pub fn ask(&mut self, ip: IpAddr, waiter: u64, now: Instant) -> Option<HostName> {
         let second = self.second(now);
         if let Some(name) = self.cache.get(&Question::Names(ip), second) {
+            self.counts.hits += 1;
             return Some(name);
         }
         if let Some(waiters) = self.waiting.get_mut(&ip) {
@@ -248,6 +266,16 @@ impl NssResolver {
         self.finished.pop_front()
     }
 
+    pub fn counts(&self) -> Counts {
+        Counts {
+            helpers: self.slots.len(),
+            busy: self.slots.iter().filter(|slot| matches!(slot.state, State::Busy { .. })).count(),
+            queued: self.queue.len(),
+            cached: self.cache.len(),
+            ..self.counts
+        }
+    }
+
     /// SIGHUP: forgets what it knew. The C library notices by itself that its files have changed.
     pub fn forget_answers(&mut self) {
         self.cache.clear();
@@ -272,6 +300,7 @@ impl NssResolver {
             match slot.helper().map(|helper| helper.ask(request)) {
                 Some(Ok(())) => {
                     self.queue.pop_front();
+                    self.counts.asked += 1;
                     slot.make_busy(request, now + self.timeout);
                 }
                 // The question was not asked, so it is the next helper's.

@@ -69,7 +69,7 @@ impl Loop {
         }
         let now = Instant::now();
         self.resolver.turn(now);
-        while let Some(Finished { question, answer, waiters, failure }) = self.resolver.next_finished(now) {
+        while let Some(Finished { question, answer, waiters, failure, .. }) = self.resolver.next_finished(now) {
             assert_eq!(failure.is_some(), answer == Answer::Failed);
             if let Some(failure) = failure {
                 self.failures.insert(question.clone(), failure);

@@ -95,24 +95,10 @@ enum Stage {
 
 struct Entry {
     waiters: Waiters,
-    /// When it was first asked for, in ticks.
-    since: u16,
-    /// When a query was last started for it, in ticks.
-    sent: u16,
+    /// When it was first asked for, in milliseconds by a clock that may wrap.
+    since: u32,
     /// A [`Stage`] in two bits, the queries beside the first in four, the number in the others.
     stage: u32,
-}
-
-/// Milliseconds of one tick. Sixteen bits of them wrap after an hour and a half, and a question lives minutes.
-const TICK: u32 = 100;
-
-fn ticks(now: u32) -> u16 {
-    (now / TICK) as u16
-}
-
-/// Milliseconds from tick `then` to `now`.
-fn elapsed(then: u16, now: u32) -> u32 {
-    u32::from(ticks(now).wrapping_sub(then)) * TICK
 }
 
 impl Entry {
@@ -195,15 +181,16 @@ impl Waiting {
     /// servers may have changed since, and the old ones be dead.
     pub fn add(&mut self, question: &Question, waiter: Key, now: u32, fresh: Option<u32>) -> Added {
         let Some(place) = self.table.find(question) else {
-            let entry = Entry { waiters: Waiters::One(waiter), since: ticks(now), sent: 0, stage: 0 };
+            let entry = Entry { waiters: Waiters::One(waiter), since: now, stage: 0 };
             let place = self.table.insert(question.clone(), entry);
             self.table.push(&mut self.queue, place);
             return Added::Queued;
         };
         let Some(entry) = self.table.get_mut(place) else { return Added::Queued };
+        let silent_for = now.wrapping_sub(entry.since);
         if entry.waiters.is_empty() {
             self.wanted += 1;
-            entry.since = ticks(now);
+            entry.since = now;
         }
         entry.waiters.add(waiter);
         let (Stage::Sent(number) | Stage::Alone(number)) = entry.stage() else { return Added::Shared };
@@ -211,7 +198,7 @@ impl Waiting {
             self.requeue(place);
             return Added::Shared;
         }
-        if elapsed(entry.sent, now) > PRESS_AFTER && entry.more() < MORE_MAX {
+        if silent_for > PRESS_AFTER * (entry.more() + 1) && entry.more() < MORE_MAX {
             return Added::Overdue(place, number);
         }
         Added::Shared
@@ -219,10 +206,9 @@ impl Waiting {
 
     /// Notes one more query, under the same number, for the question at `place`: the first answer of any counts,
     /// and a failure only if it is the last.
-    pub fn press(&mut self, place: Place, now: u32) -> Option<&Question> {
+    pub fn press(&mut self, place: Place) -> Option<&Question> {
         let entry = self.table.get_mut(place)?;
         entry.set_more(entry.more() + 1);
-        entry.sent = ticks(now);
         Some(self.table.question(place))
     }
 
@@ -253,12 +239,10 @@ impl Waiting {
     }
 
     /// Takes the question that has been longest in the queue, to be sent as query `number`.
-    pub fn send_next(&mut self, number: u32, now: u32) -> Option<(Place, &Question)> {
+    pub fn send_next(&mut self, number: u32) -> Option<(Place, &Question)> {
         let place = self.queue.first()?;
         self.table.unlink(&mut self.queue, place);
-        let entry = self.table.get_mut(place)?;
-        entry.set_stage(Stage::Sent(number));
-        entry.sent = ticks(now);
+        self.table.get_mut(place)?.set_stage(Stage::Sent(number));
         self.wanted += 1;
         Some((place, self.table.question(place)))
     }
@@ -289,17 +273,17 @@ impl Waiting {
         self.table.push(&mut self.queue, place);
     }
 
-    /// Takes out a question that was sent, for its answer has come.
-    pub fn finish(&mut self, place: Place) -> Option<(Question, Waiters)> {
+    /// Takes out a question that was sent, for its answer has come; also since when it was asked for.
+    pub fn finish(&mut self, place: Place) -> Option<(Question, Waiters, u32)> {
         let (question, entry) = self.table.remove(place)?;
         self.wanted -= usize::from(!entry.waiters.is_empty());
-        Some((question, entry.waiters))
+        Some((question, entry.waiters, entry.since))
     }
 
-    /// Whether `question` is sent, and for how many milliseconds it is asked for; none if nobody waits for it.
-    pub fn state(&self, question: &Question, now: u32) -> Option<(bool, u32)> {
+    /// Whether `question` is sent, and since when it is asked for; none if nobody waits for it.
+    pub fn state(&self, question: &Question) -> Option<(bool, u32)> {
         let entry = self.table.get(self.table.find(question)?)?;
-        (!entry.waiters.is_empty()).then_some((entry.is_sent(), elapsed(entry.since, now)))
+        (!entry.waiters.is_empty()).then_some((entry.is_sent(), entry.since))
     }
 
     pub fn shrink(&mut self) {
@@ -335,16 +319,16 @@ mod tests {
         assert_eq!(waiting.add(&question(2), key(9), 5, None), Added::Shared);
         let mut order = Vec::new();
         let mut places = Vec::new();
-        while let Some((place, question)) = waiting.send_next(places.len() as u32, 0) {
+        while let Some((place, question)) = waiting.send_next(places.len() as u32) {
             order.push(question.clone());
             places.push(place);
         }
         assert_eq!(order, [question(1), question(2), question(3)]);
         assert_eq!((waiting.wanted(), waiting.queued()), (3, 0));
-        assert_eq!(waiting.state(&question(2), 0), Some((true, 0)));
+        assert_eq!(waiting.state(&question(2)), Some((true, 0)));
         assert_eq!(waiting.expects(places[1], 1), Some(Expected { wanted: true, alone: false }));
         assert_eq!(waiting.expects(places[1], 0), None);
-        let (asked, waiters) = waiting.finish(places[1]).unwrap();
+        let (asked, waiters, _) = waiting.finish(places[1]).unwrap();
         assert_eq!((asked, waiters.as_slice()), (question(2), &[key(2), key(9)][..]));
         assert_eq!((waiting.wanted(), waiting.len()), (2, 2));
     }
@@ -363,7 +347,7 @@ mod tests {
         waiting.add(&question(200), key(2), 0, None);
         let mut sent = 0;
         loop {
-            let (place, asked) = waiting.send_next(sent, 0).unwrap();
+            let (place, asked) = waiting.send_next(sent).unwrap();
             let done = *asked == question(200);
             sent += 1;
             waiting.finish(place);
@@ -385,8 +369,8 @@ mod tests {
         waiting.remove(&question(1), key(7));
         assert_eq!(waiting.queued(), 2);
         waiting.remove(&question(1), key(2));
-        assert_eq!((waiting.queued(), waiting.state(&question(1), 0)), (1, None));
-        let (place, asked) = waiting.send_next(0, 0).unwrap();
+        assert_eq!((waiting.queued(), waiting.state(&question(1))), (1, None));
+        let (place, asked) = waiting.send_next(0).unwrap();
         assert_eq!(*asked, question(2));
         waiting.remove(&question(2), key(1));
         assert_eq!(
@@ -394,7 +378,7 @@ mod tests {
             (0, 1, Some(Expected { wanted: false, alone: false }))
         );
         assert_eq!(waiting.add(&question(2), key(3), 300, None), Added::Shared);
-        assert_eq!((waiting.wanted(), waiting.state(&question(2), 1300)), (1, Some((true, 1000))));
+        assert_eq!((waiting.wanted(), waiting.state(&question(2))), (1, Some((true, 300))));
         assert_eq!(waiting.finish(place).unwrap().1, Waiters::One(key(3)));
         assert_eq!((waiting.wanted(), waiting.len()), (0, 0));
     }
@@ -413,11 +397,11 @@ mod tests {
     fn what_the_old_servers_were_asked_is_asked_again() {
         let mut waiting = Waiting::default();
         waiting.add(&question(1), key(1), 0, None);
-        let (place, _) = waiting.send_next(LAST, 0).unwrap();
+        let (place, _) = waiting.send_next(LAST).unwrap();
         waiting.add(&question(1), key(2), 0, Some(0));
         assert_eq!((waiting.queued(), waiting.wanted()), (1, 0));
         assert_eq!(waiting.expects(place, LAST), None, "the old answer no longer counts");
-        let (again, _) = waiting.send_next(0, 0).unwrap();
+        let (again, _) = waiting.send_next(0).unwrap();
         assert_eq!((again, waiting.wanted()), (place, 1));
         waiting.add(&question(1), key(3), 0, Some(0));
         assert_eq!(waiting.queued(), 0);
@@ -431,18 +415,23 @@ mod tests {
     fn a_question_without_an_answer_for_a_second_is_pressed_and_fails_with_its_last_query() {
         let mut waiting = Waiting::default();
         waiting.add(&question(1), key(1), 0, None);
-        let place = waiting.send_next(7, 0).unwrap().0;
+        let place = waiting.send_next(7).unwrap().0;
         assert_eq!(waiting.add(&question(1), key(2), 500, None), Added::Shared);
-        assert_eq!(waiting.add(&question(1), key(3), 1100, None), Added::Overdue(place, 7));
-        assert_eq!(waiting.press(place, 1100), Some(&question(1)));
-        assert_eq!(waiting.add(&question(1), key(4), 1600, None), Added::Shared);
+        assert_eq!(waiting.add(&question(1), key(3), 600, None), Added::Overdue(place, 7));
+        assert_eq!(waiting.press(place), Some(&question(1)));
+        assert_eq!(waiting.add(&question(1), key(4), 1000, None), Added::Shared);
         assert!(waiting.has_another(place));
         assert!(!waiting.has_another(place));
         assert_eq!(waiting.expects(place, 7), Some(Expected { wanted: true, alone: false }));
         for n in 1..=MORE_MAX {
-            assert_eq!(waiting.add(&question(1), key(5), 2000 * n, None), Added::Overdue(place, 7));
-            waiting.press(place, 2000 * n);
+            assert_eq!(waiting.add(&question(1), key(5), 600 * n, None), Added::Overdue(place, 7));
+            waiting.press(place);
         }
         assert_eq!(waiting.add(&question(1), key(5), 60_000, None), Added::Shared);
+        // Whoever comes after all others have left does not wait for the old query either.
+        waiting.add(&question(2), key(1), 0, None);
+        let place = waiting.send_next(8).unwrap().0;
+        waiting.remove(&question(2), key(1));
+        assert_eq!(waiting.add(&question(2), key(2), 700, None), Added::Overdue(place, 8));
     }
 }

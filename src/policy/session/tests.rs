@@ -322,7 +322,7 @@ fn at_the_time_limit_everything_open_counts_as_failed() {
     assert_eq!(env.get(b"TCPREMOTEHOST"), Some(&b"softdnserr"[..]));
     assert_eq!(env.get(b"TCPREMOTEINFO"), None);
     assert_eq!(env.get(b"BLOCK"), None);
-    assert_eq!(session.troubles(&config).collect::<Vec<_>>(), [(0, Trouble::Late)]);
+    assert_eq!(session.list_results(&config).collect::<Vec<_>>(), [(0, ListResult::Late)]);
     assert!(session.open_questions(&config, &ENDS).is_empty());
 }
 

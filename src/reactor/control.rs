@@ -1,0 +1,97 @@
+//! The control socket in the loop: takes a few connections at a time, answers, and drops who is slow.
+
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use mio::Interest;
+use mio::unix::SourceFd;
+
+use crate::control::Request;
+use crate::control::server::{Accepted, PATIENCE, SESSIONS_MOST, Server, Session, Step};
+use crate::log;
+use crate::reactor::timer::Due;
+use crate::reactor::token::Source;
+use crate::reactor::{Reactor, SHORTAGE_PAUSE};
+use crate::table::{Key, Table};
+
+/// Connections taken in one turn.
+const ACCEPTS: usize = 16;
+
+/// The control socket and those who ask there.
+pub(super) struct Control {
+    server: Server,
+    /// With the instant at which each is dropped.
+    sessions: Table<(Session, Instant)>,
+}
+
+impl Control {
+    pub fn new(server: Server, registry: &mio::Registry) -> std::io::Result<Self> {
+        registry.register(&mut SourceFd(&server.as_raw_fd()), Source::ControlDoor.token(), Interest::READABLE)?;
+        Ok(Control { server, sessions: Table::default() })
+    }
+}
+
+impl Reactor {
+    pub(super) fn accept_control(&mut self, now: Instant) {
+        for _ in 0..ACCEPTS {
+            let Some(control) = &self.control else { return };
+            match control.server.accept() {
+                Accepted::Session(session) => self.admit_control(session, now),
+                Accepted::Stranger(uid) => log::warning(format_args!("user {uid} may not use the control socket")),
+                Accepted::Nobody => return,
+                Accepted::Shortage => return self.timers.set(now + SHORTAGE_PAUSE, Due::ControlDoor),
+            }
+        }
+        // More may wait, and raised their event already.
+        self.timers.set(now + Duration::from_millis(1), Due::ControlDoor);
+    }
+
+    fn admit_control(&mut self, mut session: Session, now: Instant) {
+        let Some(control) = &mut self.control else { return };
+        if control.sessions.len() >= SESSIONS_MOST {
+            session.refuse("too many ask at the same time");
+            return;
+        }
+        let until = now + PATIENCE;
+        let key = control.sessions.next_key();
+        let token = Source::Control(key).token();
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        // Registered first: what has come already raises its edge then.
+        if self.poll.registry().register(&mut SourceFd(&session.as_raw_fd()), token, interest).is_ok() {
+            control.sessions.insert((session, until));
+            self.timers.set(until, Due::Control(key));
+        }
+    }
+
+    pub(super) fn step_control(&mut self, key: Key, now: Instant) {
+        let Some((session, _)) = self.control.as_mut().and_then(|control| control.sessions.get_mut(key)) else {
+            return;
+        };
+        let step = match session.step() {
+            Step::Asked(request) => self.carry_out(key, request, now),
+            step => step,
+        };
+        if step == Step::Ended {
+            self.end_control(key);
+        }
+    }
+
+    fn carry_out(&mut self, key: Key, request: Request, now: Instant) -> Step {
+        let body = match request {
+            Request::Status(form) => self.snapshot(now).write(form),
+            Request::Drain(limit) => {
+                self.start_drain(limit, now);
+                String::new()
+            }
+        };
+        match self.control.as_mut().and_then(|control| control.sessions.get_mut(key)) {
+            Some((session, _)) => session.answer(body.as_bytes()),
+            None => Step::Ended,
+        }
+    }
+
+    pub(super) fn end_control(&mut self, key: Key) {
+        let Some((_, until)) = self.control.as_mut().and_then(|control| control.sessions.remove(key)) else { return };
+        self.timers.cancel(until, Due::Control(key));
+    }
+}
