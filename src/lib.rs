@@ -23,6 +23,8 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod ident;
 pub mod lingering;
 pub mod listener;
