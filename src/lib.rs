@@ -25,6 +25,8 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod ident;
 pub mod lingering;
 pub mod listener;

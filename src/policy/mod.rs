@@ -15,7 +15,7 @@ pub mod limits;
 pub mod question;
 pub mod rdns;
 pub mod session;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) mod testing;
 
 use env::{Base, Delta};

@@ -7,6 +7,8 @@
 mod cache;
 mod channel;
 mod client;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod name;
 pub mod nss;
 mod nss_helper;

@@ -91,7 +91,7 @@ pub struct Request {
 impl Request {
     const SIZE: usize = 20;
 
-    fn encode(self) -> [u8; Self::SIZE] {
+    pub fn encode(self) -> [u8; Self::SIZE] {
         let ip = match self.ip {
             IpAddr::V4(ip) => ip.to_ipv6_mapped(),
             IpAddr::V6(ip) => ip,
@@ -102,7 +102,7 @@ impl Request {
         packet
     }
 
-    fn decode(packet: &[u8]) -> Option<Self> {
+    pub fn decode(packet: &[u8]) -> Option<Self> {
         let (number, ip) = packet.split_first_chunk::<4>()?;
         let ip: [u8; 16] = ip.try_into().ok()?;
         Some(Request { number: u32::from_ne_bytes(*number), ip: addr::fold(IpAddr::V6(Ipv6Addr::from(ip))) })
@@ -122,7 +122,7 @@ impl Reply {
     const SOFT_ERROR: u8 = 3;
     const MISMATCH: u8 = 4;
 
-    fn encode(&self) -> Vec<u8> {
+    pub fn encode(&self) -> Vec<u8> {
         let (tag, name) = match &self.name {
             HostName::Known(name) => (Self::KNOWN, &**name),
             HostName::Absent => (Self::ABSENT, ""),
@@ -133,7 +133,7 @@ impl Reply {
     }
 
     /// The name is looked at again here: a helper talks to strangers and is not to be trusted.
-    fn decode(packet: &[u8]) -> Option<Self> {
+    pub fn decode(packet: &[u8]) -> Option<Self> {
         let (number, rest) = packet.split_first_chunk::<4>()?;
         let (tag, name) = rest.split_first()?;
         let name = match (*tag, std::str::from_utf8(name).ok()?) {
