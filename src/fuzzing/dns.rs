@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Token};
 
-use super::{Input, is_printable};
+use super::Input;
 use crate::policy::question::{Answer, Family, ListingKind, MAX_NAMES, MAX_TEXT, Question, Records};
 use crate::resolver::fuzzing::{Found, Outcome, is_host_name, read_message};
 use crate::resolver::{Resolver, Settings};

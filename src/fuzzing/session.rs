@@ -181,7 +181,7 @@ fn play(
     if let Some(verdict) = verdict {
         assert_eq!(last, verdict, "the verdict had fallen before the time limit");
     }
-    for (list, _) in session.troubles(config) {
+    for (list, _) in session.list_results(config) {
         assert!(list < config.lists.len());
     }
     last
