@@ -183,6 +183,17 @@ fn the_list_of_differences_is_exact() {
 }
 
 #[test]
+fn the_manual_page_tells_of_every_difference() {
+    let page = include_str!("../man/couriertcpd.8");
+    let section = page.split(".Sh DIFFERENCES FROM THE ORIGINAL\n").nth(1).expect("the section is there");
+    let comments = section.lines().filter_map(|line| line.strip_prefix(".\\\" "));
+    let told: Vec<&str> = comments.flat_map(str::split_whitespace).collect();
+    for (id, what) in differences::TABLE {
+        assert!(told.contains(id), "{id}: {what}");
+    }
+}
+
+#[test]
 fn scenarios_have_names_of_their_own() {
     let mut names: Vec<&str> = all().map(|scenario| scenario.name).collect();
     names.sort();
