@@ -11,6 +11,7 @@
 //! - `policy` decides, without I/O: `access`, `limits`, `session` over `rdns` and `dnsbl`.
 //! - `proxy`, `manager`, `resolver`, `ident`, `accessdb`, `spawn`, `signal`, `stderr` and `logger` are edges: they do one
 //!   thing each, hand values back, and know neither each other nor the loop.
+//! - `handover` is what one program passes to the next when the daemon is upgraded.
 //! - `status` shows how the daemon does, `control` is the socket where it is asked.
 //! - `log` is where every room but `policy` says what it has to say; `sys` has the bare system calls.
 //!
@@ -27,6 +28,7 @@ pub mod daemon;
 pub mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+pub mod handover;
 pub mod ident;
 pub mod lingering;
 pub mod listener;

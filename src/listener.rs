@@ -8,7 +8,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
@@ -20,7 +20,7 @@ use nix::sys::socket::{
 use crate::addr;
 use crate::config::ListenSpec;
 use crate::error::StartError;
-use crate::sys;
+use crate::{handover, sys};
 
 /// One listening socket.
 #[derive(Debug)]
@@ -134,6 +134,28 @@ impl Listeners {
             self.all.push(listener);
         }
         Ok(())
+    }
+
+    /// Those that the program before this one had.
+    ///
+    /// # Errors
+    /// As for [`Listeners::adopt`].
+    pub fn take_on(handed: Vec<handover::Listener<OwnedFd>>) -> Result<Self, StartError> {
+        let mut all = Vec::new();
+        for handover::Listener { socket, shared } in handed {
+            let listener = adopt_one(socket);
+            let listener =
+                listener.map_err(|error| StartError::Listen { entry: "what was handed over".into(), error })?;
+            all.push(Listener { adopted: shared, ..listener });
+        }
+        Ok(Listeners { all, chosen: Vec::new(), registered: false })
+    }
+
+    /// What [`Listeners::take_on`] needs.
+    pub fn state(&self) -> Vec<handover::Listener<RawFd>> {
+        let state =
+            |listener: &Listener| handover::Listener { socket: listener.socket.as_raw_fd(), shared: listener.adopted };
+        self.all.iter().map(state).collect()
     }
 
     /// Where the entries with port 0 listen.

@@ -13,7 +13,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,7 @@ use nix::unistd::{Pid, pipe2};
 
 use crate::config::{Level, LoggerProgram};
 use crate::error::{StartError, errno_text};
+use crate::handover;
 use crate::log::{self, Descriptor, Escaped, Kind};
 
 /// The pause before the first new start; each further one doubles it.
@@ -64,6 +65,30 @@ impl Logger {
         let (reader, writer) =
             pipe2(OFlag::O_CLOEXEC).map_err(|errno| StartError::system("cannot make a pipe for the logger", errno))?;
         Ok(Logger { program: logger.program.clone(), reader, writer, state: State::New, pause: FIRST_PAUSE })
+    }
+
+    /// The pipe that the program before this one had, and its logger if one runs.
+    pub fn take_on(logger: &LoggerProgram, handed: handover::Logger<OwnedFd>, now: Instant) -> Self {
+        let handover::Logger { reader, writer, process } = handed;
+        let state = match process {
+            Some((pid, age)) => State::Running { pid: Pid::from_raw(pid), since: now.checked_sub(age).unwrap_or(now) },
+            None => State::New,
+        };
+        Logger { program: logger.program.clone(), reader, writer, state, pause: FIRST_PAUSE }
+    }
+
+    /// What [`Logger::take_on`] needs.
+    pub fn state(&self, now: Instant) -> handover::Logger<RawFd> {
+        let process = match self.state {
+            State::Running { pid, since } => Some((pid.as_raw(), now.saturating_duration_since(since))),
+            State::New | State::Resting { .. } => None,
+        };
+        handover::Logger { reader: self.reader.as_raw_fd(), writer: self.writer.as_raw_fd(), process }
+    }
+
+    /// True until it is started for the first time.
+    pub fn is_new(&self) -> bool {
+        self.state == State::New
     }
 
     /// The end that handlers write to.

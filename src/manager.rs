@@ -105,6 +105,11 @@ impl Manager {
         })
     }
 
+    /// True if it wants signs of life.
+    pub fn is_watched(&self) -> bool {
+        self.watchdog.is_some()
+    }
+
     /// The daemon serves. `main`: it is this process, another than was started.
     pub fn ready(&mut self, main: Option<Pid>, now: Instant) {
         let mut states = vec![NotifyState::Ready];

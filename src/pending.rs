@@ -30,6 +30,8 @@ pub struct Pending {
     pub arrival: u64,
     /// True if the poll set watches for its end.
     pub registered: bool,
+    /// It began with a PROXY header, which has been read.
+    pub proxied: bool,
     pub stage: Stage,
 }
 

@@ -11,7 +11,7 @@ use std::env;
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::time::Instant;
 
@@ -27,12 +27,14 @@ use crate::daemon::lock::{Acquired, Lock, PidFile};
 use crate::daemon::privs::{self, Identity};
 use crate::daemon::{self, Inherited, Readiness, Side, verbs};
 use crate::error::{StartError, errno_text};
+use crate::handover::{self, Role, State};
 use crate::listener::Listeners;
 use crate::log;
 use crate::manager::{self, Manager};
 use crate::policy::env::{Base, Delta};
 use crate::policy::session::Ends;
 use crate::reactor::explain::{Explanation, local_end};
+use crate::reactor::upgrade::{self, Origin};
 use crate::reactor::{Ending, Parts, Reactor};
 use crate::resolver::nss::NssResolver;
 use crate::signal::Signals;
@@ -51,17 +53,23 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> i32 {
 }
 
 fn act(argv: impl IntoIterator<Item = OsString>) -> Result<i32, StartError> {
-    let inherited = daemon::sanitize()?;
+    let role = Role::from_environment();
+    let mut inherited = daemon::sanitize(matches!(role, Some((Role::Take, _))))?;
     log::begin();
     let parsed = cli::parse(argv)?;
     for warning in parsed.warnings {
         daemon::say(format_args!("warning: {warning}"));
     }
     match parsed.action {
-        Action::Run(config) => serve(*config, inherited),
+        Action::Run(config) => match role {
+            None => serve(*config, inherited),
+            Some((Role::Rehearse, number)) => rehearse(&config, &mut inherited, number),
+            Some((Role::Take, number)) => take_on(*config, &mut inherited, number),
+        },
         Action::Explain(config, explain) => self::explain(&config, &explain),
         Action::Stop(pid_file) => verbs::stop(&pid_file).map(|()| 0),
         Action::Restart(pid_file) => verbs::restart(&pid_file).map(|()| 0),
+        Action::Upgrade(place) => verbs::upgrade(&place).map(|()| 0),
         Action::Drain(place, limit) => verbs::drain(&place, limit).map(|()| 0),
         Action::Status(socket, form) => print(&control::client::ask(&socket, Request::Status(form))?.0),
         Action::Print(text) => print(&text),
@@ -95,6 +103,8 @@ fn inherited_environment() -> Base {
 
 fn serve(config: Config, mut inherited: Inherited) -> Result<i32, StartError> {
     let outside = Outside::take_over(&config, &mut inherited)?;
+    // While a relative path leads to where it led for the caller.
+    let origin = find_origin(&config)?;
     let readiness = if config.pid_file.is_some() {
         match daemon::detach(inherited)? {
             Side::Caller(status) => return Ok(status),
@@ -113,17 +123,21 @@ fn serve(config: Config, mut inherited: Inherited) -> Result<i32, StartError> {
         Err(error) => return Ok(readiness.fail(&error)),
     };
     let mut pid_file = None;
-    match prepare(config, outside, signals, lock.as_ref(), &mut pid_file, &readiness) {
+    match prepare(
+        config,
+        Beginning::Fresh(Box::new(outside)),
+        origin,
+        signals,
+        lock.as_ref(),
+        &mut pid_file,
+        &readiness,
+    ) {
         Ok(mut reactor) => {
             for address in reactor.chosen_addresses() {
                 readiness.print(format_args!("listening on {address}"));
             }
             readiness.ready();
-            if reactor.run() == Ending::Terminated {
-                // Ours is blocked: only the others of the group end by it.
-                let _ = kill(Pid::from_raw(0), Signal::SIGTERM);
-            }
-            remove(pid_file);
+            run_to_the_end(&mut reactor, pid_file);
             Ok(0)
         }
         Err(error) => {
@@ -133,6 +147,83 @@ fn serve(config: Config, mut inherited: Inherited) -> Result<i32, StartError> {
             Ok(readiness.fail(&error))
         }
     }
+}
+
+fn run_to_the_end(reactor: &mut Reactor, pid_file: Option<PidFile>) {
+    if reactor.run() == Ending::Terminated {
+        // Ours is blocked: only the others of the group end by it.
+        let _ = kill(Pid::from_raw(0), Signal::SIGTERM);
+    }
+    remove(pid_file);
+}
+
+/// None: nobody can ask for an upgrade.
+fn find_origin(config: &Config) -> Result<Option<Origin>, StartError> {
+    match config.control {
+        Some(_) => upgrade::origin(env::args_os().collect()).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// A trial before an upgrade: whether this program could take over from the one that started it. All
+/// that can fail then is tried, with the rights it will have, and nothing is changed.
+fn rehearse(config: &Config, inherited: &mut Inherited, number: RawFd) -> Result<i32, StartError> {
+    load_state(inherited, number, Role::Rehearse)?;
+    privs::resolve(config.user.as_deref(), config.group.as_deref())?.assume()?;
+    Spawner::handler(&config.handler)?.check()?;
+    open_access_file(config, |_| {})?;
+    config.logger.as_ref().map(LoggerStarter::new).transpose()?;
+    Stderr::open(config)?;
+    print(handover::READY)
+}
+
+/// Goes on where the program before this one in the same process has left off (`-upgrade`).
+fn take_on(config: Config, inherited: &mut Inherited, number: RawFd) -> Result<i32, StartError> {
+    match resume(&config, inherited, number) {
+        Ok((mut reactor, pid_file, _lock)) => {
+            run_to_the_end(&mut reactor, pid_file);
+            Ok(0)
+        }
+        Err(error) => {
+            // Standard error may lead nowhere.
+            log::open(&config, None);
+            log::alert(format_args!("upgrade: cannot go on: {error}"));
+            Ok(1)
+        }
+    }
+}
+
+fn resume(config: &Config, inherited: &mut Inherited, number: RawFd) -> Result<Resumed, StartError> {
+    let state = load_state(inherited, number, Role::Take)?;
+    let mut taken = state.try_map(|number| inherited.take(number)).map_err(handover_failed)?;
+    let signals = Signals::new()?;
+    let lock = match (&config.pid_file, taken.lock.take()) {
+        (Some(path), Some(file)) => Some(Lock::take_on(path, file)?),
+        _ => None,
+    };
+    let readiness = daemon::foreground()?;
+    let mut pid_file = None;
+    let beginning = Beginning::HandedOver(Box::new(taken));
+    let origin = find_origin(config)?;
+    let reactor = prepare(config.clone(), beginning, origin, signals, lock.as_ref(), &mut pid_file, &readiness)?;
+    Ok((reactor, pid_file, lock))
+}
+
+/// What lives as long as the daemon does.
+type Resumed = (Reactor, Option<PidFile>, Option<Lock>);
+
+fn load_state(inherited: &mut Inherited, number: RawFd, role: Role) -> Result<State<RawFd>, StartError> {
+    inherited.take(number).map_err(Into::into).and_then(|file| State::load(file, role)).map_err(handover_failed)
+}
+
+fn handover_failed(error: impl Into<io::Error>) -> StartError {
+    StartError::system("cannot take over from the program before", error)
+}
+
+/// How the daemon comes to what it had to make with the privileges of the start.
+enum Beginning {
+    Fresh(Box<Outside>),
+    HandedOver(Box<State<OwnedFd>>),
 }
 
 /// What the daemon is started with, beside the command line.
@@ -146,14 +237,7 @@ impl Outside {
     /// To be called by the process as it was started: going to the background changes the process
     /// id, which a service manager names, and closes the descriptors that nobody has taken.
     fn take_over(config: &Config, inherited: &mut Inherited) -> Result<Self, StartError> {
-        let manager = match Manager::from_environment(Instant::now()) {
-            Ok(manager) => manager,
-            Err(error) => {
-                // It may be another service's, left over in the environment.
-                daemon::say(format_args!("warning: NOTIFY_SOCKET: {}", errno_text(&error)));
-                None
-            }
-        };
+        let manager = find_manager();
         let mut sockets = Vec::new();
         let mut take = |entry: String, number| {
             let taken = inherited.take(number);
@@ -178,6 +262,14 @@ impl Outside {
     }
 }
 
+fn find_manager() -> Option<Manager> {
+    Manager::from_environment(Instant::now()).unwrap_or_else(|error| {
+        // It may be another service's, left over in the environment.
+        daemon::say(format_args!("warning: NOTIFY_SOCKET: {}", errno_text(&error)));
+        None
+    })
+}
+
 fn listen_error(entry: &str, error: io::Error) -> StartError {
     StartError::Listen { entry: entry.to_owned(), error }
 }
@@ -198,7 +290,8 @@ fn hold_lock(config: &Config) -> Result<(Signals, Option<Acquired>), StartError>
 /// Makes everything that the loop needs. `pid_file` is set as soon as there is one to remove.
 fn prepare(
     config: Config,
-    outside: Outside,
+    beginning: Beginning,
+    origin: Option<Origin>,
     signals: Signals,
     lock: Option<&Lock>,
     pid_file: &mut Option<PidFile>,
@@ -206,10 +299,24 @@ fn prepare(
 ) -> Result<Reactor, StartError> {
     let identity = privs::resolve(config.user.as_deref(), config.group.as_deref())?;
     let nss = start_helpers(&config, &identity)?;
-    let mut listeners = Listeners::bind(&config.listen, config.backlog)?;
-    listeners.adopt(outside.sockets)?;
-    *pid_file = lock.map(Lock::write_pid_file).transpose()?;
-    let control = open_control_socket(&config, &identity, readiness)?;
+    let (listeners, manager, control, mut handed);
+    match beginning {
+        Beginning::Fresh(outside) => {
+            let mut bound = Listeners::bind(&config.listen, config.backlog)?;
+            bound.adopt(outside.sockets)?;
+            *pid_file = lock.map(Lock::write_pid_file).transpose()?;
+            (listeners, manager, handed) = (bound, outside.manager, None);
+            control = open_control_socket(&config, &identity, readiness)?;
+        }
+        Beginning::HandedOver(mut state) => {
+            listeners = Listeners::take_on(std::mem::take(&mut state.listeners))?;
+            let written = config.pid_file.as_deref().zip(state.pid_file.take());
+            *pid_file = written.map(|(path, file)| PidFile::take_on(path, file));
+            let socket = config.control.as_ref().zip(state.control.take());
+            control = socket.map(|(at, (socket, device, inode))| Server::take_on(socket, &at.path, (device, inode)));
+            (manager, handed) = (find_manager(), Some(state));
+        }
+    }
     identity.assume()?;
     if identity.keeps_root_group() {
         readiness.note("warning: -user without -group for a user that has no entry: the group stays root's");
@@ -220,12 +327,17 @@ fn prepare(
     spawner.check()?;
     let access = open_access_file(&config, |warning| readiness.note(warning))?;
     let logger_starter = config.logger.as_ref().map(LoggerStarter::new).transpose()?;
-    let mut stderr = Stderr::open(&config)?;
-    if let (Some(logger), Some(starter)) = (stderr.logger(), &logger_starter) {
+    let mut stderr = Stderr::open_with(&config, handed.as_mut().and_then(|state| state.logger.take()))?;
+    if let (Some(logger), Some(starter)) = (stderr.logger().filter(|logger| logger.is_new()), &logger_starter) {
         logger.start(Instant::now(), |input| starter.start(input, &base))?;
     }
-    let manager = outside.manager;
-    Reactor::new(Parts {
+    let anchored = |mut origin: Origin| {
+        origin.lock = lock.map(Lock::descriptor);
+        origin.pid_file = pid_file.as_ref().map(PidFile::descriptor);
+        origin
+    };
+    let origin = origin.map(anchored);
+    let mut reactor = Reactor::new(Parts {
         config,
         base,
         listeners,
@@ -237,7 +349,12 @@ fn prepare(
         signals,
         manager,
         control,
-    })
+        origin,
+    })?;
+    if let Some(state) = handed {
+        reactor.take_on(*state, Instant::now());
+    }
+    Ok(reactor)
 }
 
 /// Made with the privileges of the start, as FILE is, and given to the user.

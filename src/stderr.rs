@@ -7,8 +7,9 @@
 
 #![forbid(unsafe_code)]
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -16,6 +17,7 @@ use nix::sys::stat::{Mode, SFlag, fstat};
 
 use crate::config::{Config, HandlerStderr};
 use crate::error::{StartError, errno_text};
+use crate::handover;
 use crate::log::{self, Descriptor, Destination};
 use crate::logger::{Logger, set_blocking};
 
@@ -38,6 +40,11 @@ enum Handlers {
 
 impl Stderr {
     pub fn open(config: &Config) -> Result<Self, StartError> {
+        Self::open_with(config, None)
+    }
+
+    /// With the logger's pipe that the program before this one had, if there is one.
+    pub fn open_with(config: &Config, handed: Option<handover::Logger<OwnedFd>>) -> Result<Self, StartError> {
         let mut own = None;
         let handlers = match &config.stderr {
             HandlerStderr::Inherit | HandlerStderr::Socket => Handlers::Nothing,
@@ -48,13 +55,22 @@ impl Stderr {
                 Handlers::File(file)
             }
         };
-        let logger = config.logger.as_ref().map(Logger::new).transpose()?;
+        let logger = match (&config.logger, handed) {
+            (Some(logger), Some(handed)) => Some(Logger::take_on(logger, handed, Instant::now())),
+            (Some(logger), None) => Some(Logger::new(logger)?),
+            (None, _) => None,
+        };
         if let Some(logger) = &logger {
             own = Some(logger.own_way()?);
         }
         let lines_in_file = logger.is_none() && own.is_some() && Destination::of(config) == Destination::Handlers;
         log::open(config, own);
         Ok(Stderr { handlers, logger, lines_in_file })
+    }
+
+    /// The logger's pipe, for the program that takes over.
+    pub fn logger_state(&self, now: Instant) -> Option<handover::Logger<RawFd>> {
+        self.logger.as_ref().map(|logger| logger.state(now))
     }
 
     /// What a handler gets, if it is neither the connection nor the daemon's own.

@@ -26,6 +26,7 @@ pub(super) enum Verb {
     Restart,
     Status(Form),
     Drain(Option<Duration>),
+    Upgrade,
 }
 
 impl Verb {
@@ -35,6 +36,7 @@ impl Verb {
             Verb::Restart => "restart",
             Verb::Status(_) => "status",
             Verb::Drain(_) => "drain",
+            Verb::Upgrade => "upgrade",
         }
     }
 }
@@ -163,13 +165,14 @@ impl Draft {
                     Some(explain) => Action::Explain(config, explain),
                 }
             }
-            (Some(verb @ (Verb::Status(_) | Verb::Drain(_))), _) => {
+            (Some(verb @ (Verb::Status(_) | Verb::Drain(_) | Verb::Upgrade)), _) => {
                 let Some(control) = self.control_path() else {
                     return Err(format!("option -{} needs -pid=FILE or -control=SOCKET", verb.option()));
                 };
                 match verb {
                     Verb::Status(form) => Action::Status(control, form),
                     Verb::Drain(limit) => Action::Drain(Place { control, pid_file: self.pid_file }, limit),
+                    Verb::Upgrade => Action::Upgrade(Place { control, pid_file: self.pid_file }),
                     Verb::Stop | Verb::Restart => unreachable!("not matched above"),
                 }
             }

@@ -45,6 +45,8 @@ pub enum Action {
     Restart(PathBuf),
     /// `-drain`: have the daemon end when all is done, within this time.
     Drain(Place, Option<Duration>),
+    /// `-upgrade`: have the daemon execute its program anew.
+    Upgrade(Place),
     /// `-status`: ask the daemon behind this control socket how it does.
     Status(PathBuf, Form),
     /// `-help`, `-version`: text for standard output, its last newline included.

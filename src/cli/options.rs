@@ -118,6 +118,9 @@ pub(super) const OPTIONS: &[OptionRow] = &[
             let limit = if value.is_empty() { None } else { Some(values::number(value, 0..=MOST)?) };
             draft.set_verb(Verb::Drain(limit.map(|seconds| Duration::from_secs(seconds.into()))))
         })),
+    row("upgrade", Nothing, Group::Service,
+        "have the daemon of the same -pid or -control run its program anew, losing nobody",
+        Set(|draft, _| draft.set_verb(Verb::Upgrade))),
     row("control", Value("SOCKET"), Group::Service,
         "where the daemon can be asked for its status; default with -pid: FILE.ctl",
         Set(|draft, value| { draft.control = Some(values::path(value)); Ok(()) })),
@@ -265,6 +268,7 @@ Usage: couriertcpd [-pid=FILE] [OPTION...] LIST PROGRAM [ARG...]
        couriertcpd -pid=FILE -stop
        couriertcpd -pid=FILE -restart
        couriertcpd -pid=FILE -drain[=SECONDS]
+       couriertcpd -pid=FILE -upgrade
        couriertcpd -pid=FILE -status[=text|json|prometheus]
        couriertcpd [OPTION...] -explain=IP[:PORT][,LOCALIP:PORT] LIST PROGRAM
 

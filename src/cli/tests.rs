@@ -262,6 +262,7 @@ fn errors_are_one_line_that_names_the_option() {
         ("-restart", "option -restart needs -pid=FILE"),
         ("-status", "option -status needs -pid=FILE or -control=SOCKET"),
         ("-drain", "option -drain needs -pid=FILE or -control=SOCKET"),
+        ("-upgrade", "option -upgrade needs -pid=FILE or -control=SOCKET"),
         ("-drain=x -pid=/p", "-drain=x: not a number from 0 to 1000000"),
         ("-drain=3 -restart -pid=/p", "-restart: cannot be given together with -drain"),
         ("-status=xml -pid=/p", "-status=xml: not text, json or prometheus"),

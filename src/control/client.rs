@@ -19,6 +19,8 @@ use crate::sys::Process;
 
 /// How long a daemon may take to answer; it answers in its next turn.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Or after the trial of a new program.
+const TRIAL_PATIENCE: Duration = Duration::from_secs(40);
 
 /// The longest reply that is believed to be one.
 const REPLY_MAX: u64 = 16 << 20;
@@ -27,7 +29,8 @@ const REPLY_MAX: u64 = 16 << 20;
 /// since it goes to a terminal, and the daemon's process, if that is one of this host and container.
 pub fn ask(path: &Path, request: Request) -> Result<(String, Option<Process>), StartError> {
     let failed = |doing| move |error: std::io::Error| StartError::file(path, doing, error);
-    let mut stream = open(path).map_err(|errno| StartError::file(path, "no daemon answers there", errno))?;
+    let patience = if request == Request::Upgrade { TRIAL_PATIENCE } else { PATIENCE };
+    let mut stream = open(path, patience).map_err(|errno| StartError::file(path, "no daemon answers there", errno))?;
     let daemon = getsockopt(&stream, sockopt::PeerCredentials).ok().map(|peer| peer.pid()).filter(|&pid| pid > 0);
     let daemon = daemon.and_then(|pid| Process::open(Pid::from_raw(pid)));
     match stream.write_all(request.line().as_bytes()) {
@@ -36,7 +39,7 @@ pub fn ask(path: &Path, request: Request) -> Result<(String, Option<Process>), S
         result => result.map_err(failed("cannot ask the daemon"))?,
     }
     let mut reply = Vec::new();
-    receive(&mut stream, &mut reply).map_err(failed("the daemon does not answer"))?;
+    receive(&mut stream, patience, &mut reply).map_err(failed("the daemon does not answer"))?;
     match read_reply(&reply) {
         Reply::Answer(body) => {
             Ok((String::from_utf8_lossy(body).replace(|c: char| c.is_control() && c != '\n', "?"), daemon))
@@ -51,10 +54,10 @@ pub fn ask(path: &Path, request: Request) -> Result<(String, Option<Process>), S
     }
 }
 
-fn open(path: &Path) -> Result<UnixStream, Errno> {
+fn open(path: &Path, patience: Duration) -> Result<UnixStream, Errno> {
     let address = UnixAddr::new(path)?;
     let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-    let patience = TimeVal::seconds(PATIENCE.as_secs() as i64);
+    let patience = TimeVal::seconds(patience.as_secs() as i64);
     // The time-out for sending bounds connect too, which waits if many do.
     setsockopt(&fd, sockopt::SendTimeout, &patience)?;
     setsockopt(&fd, sockopt::ReceiveTimeout, &patience)?;
@@ -62,8 +65,8 @@ fn open(path: &Path) -> Result<UnixStream, Errno> {
     Ok(fd.into())
 }
 
-fn receive(stream: &mut UnixStream, reply: &mut Vec<u8>) -> std::io::Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+fn receive(stream: &mut UnixStream, patience: Duration, reply: &mut Vec<u8>) -> std::io::Result<()> {
+    let deadline = Instant::now() + patience;
     let mut buffer = [0; 16 * 1024];
     loop {
         match stream.read(&mut buffer) {

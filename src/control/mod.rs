@@ -25,6 +25,8 @@ pub enum Request {
     Status(Form),
     /// End when all is done; the most that it may take.
     Drain(Option<Duration>),
+    /// Execute the program anew.
+    Upgrade,
 }
 
 impl Request {
@@ -32,6 +34,7 @@ impl Request {
         let mut words = line.split(|&byte| byte == b' ');
         let request = match words.next()? {
             b"status" => Request::Status(Form::from_name(words.next()?)?),
+            b"upgrade" => Request::Upgrade,
             b"drain" => match words.next() {
                 None => Request::Drain(None),
                 Some(limit) => Request::Drain(Some(seconds(limit)?)),
@@ -44,6 +47,7 @@ impl Request {
     fn line(self) -> String {
         match self {
             Request::Status(form) => format!("status {}\n", form.name()),
+            Request::Upgrade => "upgrade\n".to_owned(),
             Request::Drain(None) => "drain\n".to_owned(),
             Request::Drain(Some(limit)) => format!("drain {}\n", limit.as_secs()),
         }
@@ -68,7 +72,9 @@ mod tests {
     #[test]
     fn requests_come_out_as_they_went_in() {
         let drains = [None, Some(0), Some(u32::MAX)].map(|s| Request::Drain(s.map(|s| Duration::from_secs(s.into()))));
-        for request in Form::ALL.map(|(_, form)| Request::Status(form)).into_iter().chain(drains) {
+        for request in
+            Form::ALL.map(|(_, form)| Request::Status(form)).into_iter().chain(drains).chain([Request::Upgrade])
+        {
             let line = request.line();
             assert!(line.len() <= REQUEST_MAX);
             assert_eq!(Request::parse(line.trim_end().as_bytes()), Some(request));

@@ -76,6 +76,16 @@ impl Server {
         }
     }
 
+    /// The socket that the program before this one had, with its device and inode.
+    pub fn take_on(socket: OwnedFd, path: &Path, identity: (u64, u64)) -> Self {
+        Server { listener: socket.into(), path: path.to_owned(), identity }
+    }
+
+    /// What [`Server::take_on`] needs.
+    pub fn identity(&self) -> (u64, u64) {
+        self.identity
+    }
+
     pub fn accept(&self) -> Accepted {
         let stream = match self.listener.accept() {
             Ok((stream, _)) => stream,
@@ -93,13 +103,7 @@ impl Server {
             return Accepted::Stranger(peer);
         }
         match stream.set_nonblocking(true) {
-            Ok(()) => Accepted::Session(Session {
-                stream,
-                request: Vec::new(),
-                reply: Vec::new(),
-                sent: 0,
-                is_answered: false,
-            }),
+            Ok(()) => Accepted::Session(Session::new(stream)),
             Err(_) => self.accept(),
         }
     }
@@ -170,6 +174,8 @@ pub struct Session {
     reply: Vec<u8>,
     sent: usize,
     is_answered: bool,
+    /// The request has come, and its answer takes time.
+    is_held: bool,
 }
 
 /// What became of one step of a connection.
@@ -184,8 +190,26 @@ pub enum Step {
 }
 
 impl Session {
+    fn new(stream: UnixStream) -> Self {
+        Session { stream, request: Vec::new(), reply: Vec::new(), sent: 0, is_answered: false, is_held: false }
+    }
+
+    /// One whose request the program before this one has read.
+    pub fn take_on(stream: OwnedFd) -> Self {
+        Session::new(stream.into())
+    }
+
+    /// The answer comes later; until then nothing more is read.
+    pub fn hold(&mut self) -> Step {
+        self.is_held = true;
+        Step::Wait
+    }
+
     /// Reads or writes as far as that goes.
     pub fn step(&mut self) -> Step {
+        if self.is_held && !self.is_answered {
+            return Step::Wait;
+        }
         if self.is_answered { self.send() } else { self.receive() }
     }
 

@@ -9,6 +9,7 @@ use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::mem;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -23,7 +24,7 @@ use crate::error::StartError;
 pub struct Lock {
     pid_file: PathBuf,
     /// Owns the lock.
-    _file: File,
+    file: File,
 }
 
 /// The outcome of [`Lock::acquire`].
@@ -47,13 +48,26 @@ impl Lock {
             .open(&path)
             .map_err(|error| StartError::file(&path, "cannot open", error))?;
         match fcntl(&file, FcntlArg::F_SETLK(&whole_file())) {
-            Ok(_) => Ok(Acquired::Ours(Lock { pid_file: pid_file.to_owned(), _file: file })),
+            Ok(_) => Ok(Acquired::Ours(Lock { pid_file: pid_file.to_owned(), file })),
             Err(Errno::EAGAIN | Errno::EACCES) => Ok(Acquired::Held(match holder(&file) {
                 Ok(Holder::Process(pid)) => Some(pid),
                 _ => None,
             })),
             Err(errno) => Err(StartError::file(&path, "cannot lock", errno)),
         }
+    }
+
+    /// The lock that the program before this one took in this process.
+    pub fn take_on(pid_file: &Path, file: OwnedFd) -> Result<Self, StartError> {
+        match fcntl(&file, FcntlArg::F_SETLK(&whole_file())) {
+            Ok(_) => Ok(Lock { pid_file: pid_file.to_owned(), file: file.into() }),
+            Err(errno) => Err(StartError::file(lock_path(pid_file), "cannot keep the lock", errno)),
+        }
+    }
+
+    /// Its descriptor, for [`Lock::take_on`].
+    pub fn descriptor(&self) -> RawFd {
+        self.file.as_raw_fd()
     }
 
     /// Writes FILE: this process' number and a newline. It appears whole, in place of whatever
@@ -96,6 +110,16 @@ pub struct PidFile {
 }
 
 impl PidFile {
+    /// The one that the program before this one wrote.
+    pub fn take_on(path: &Path, file: OwnedFd) -> Self {
+        PidFile { path: path.to_owned(), file: file.into() }
+    }
+
+    /// Its descriptor, for [`PidFile::take_on`].
+    pub fn descriptor(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+
     /// Removes FILE at a clean end, if it still is the one that was written. After `-user` the
     /// directory may no longer be ours to change: then FILE is emptied, so that it names nobody.
     pub fn remove(self) {
@@ -175,7 +199,7 @@ mod tests {
         let lock = acquire(&path);
         let mode = fs::metadata(directory.join("t.pid.lock")).unwrap().permissions().mode();
         assert_eq!(mode & 0o7777, 0o600);
-        assert_eq!(holder(&lock._file), Ok(Holder::Nobody));
+        assert_eq!(holder(&lock.file), Ok(Holder::Nobody));
         fs::remove_dir_all(directory).unwrap();
     }
 

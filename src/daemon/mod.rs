@@ -64,8 +64,9 @@ impl Inherited {
 /// Makes the process one that the rest can rely on, whatever it was started with: 0, 1 and 2 are
 /// open and no child gets another descriptor of the caller's; no signal is blocked; SIGCHLD is
 /// not ignored, which would reap children unseen; SIGPIPE is. Other dispositions are left alone.
-/// To be called while nothing has been opened.
-pub fn sanitize() -> Result<Inherited, StartError> {
+/// To be called while nothing has been opened. `keep_mask`: the program before this one in the same
+/// process has blocked what has to wait.
+pub fn sanitize(keep_mask: bool) -> Result<Inherited, StartError> {
     let failed = |errno: Errno| StartError::system("cannot set up the process", errno);
     for number in 0..=2 {
         match sys::descriptor_flags(number) {
@@ -78,7 +79,9 @@ pub fn sanitize() -> Result<Inherited, StartError> {
     for &number in &descriptors {
         sys::set_close_on_exec(number, true).map_err(failed)?;
     }
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(failed)?;
+    if !keep_mask {
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(failed)?;
+    }
     sys::default_action(Signal::SIGCHLD).map_err(failed)?;
     for signal in sys::IGNORED {
         sys::ignore(signal).map_err(failed)?;

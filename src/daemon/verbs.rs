@@ -71,6 +71,15 @@ pub fn drain(place: &Place, limit: Option<Duration>) -> Result<(), StartError> {
     Ok(())
 }
 
+/// Has the daemon execute its program anew, and returns when that serves. With a pid file, none
+/// running is no failure.
+pub fn upgrade(place: &Place) -> Result<(), StartError> {
+    if may_run(place)? {
+        client::ask(&place.control, Request::Upgrade)?;
+    }
+    Ok(())
+}
+
 /// As long as one wait may be; they follow each other.
 const LONG: Duration = Duration::from_secs(3600);
 

@@ -24,9 +24,10 @@ pub const CONNECTION_VARIABLES: [&[u8]; 13] = [
     b"PROXY_UNIQUE_ID",
 ];
 
-/// What a service manager says to the daemon alone. It does not reach a handler either: one that is
-/// a service itself would take it as said to it.
-pub const MANAGER_VARIABLES: [&[u8]; 7] = [
+/// What a service manager, or the program before at an upgrade, says to the daemon alone. It does not
+/// reach a handler either: one that is a service itself would take it as said to it.
+pub const MANAGER_VARIABLES: [&[u8]; 8] = [
+    crate::handover::VARIABLE.as_bytes(),
     b"LISTEN_PID",
     b"LISTEN_PIDFDID",
     b"LISTEN_FDS",

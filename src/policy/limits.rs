@@ -80,6 +80,15 @@ impl Occupancy {
         Ok(Share { counts: self.0.clone(), peer })
     }
 
+    /// Counts a connection that has got in before.
+    pub fn share_beyond_limits(&self, peer: IpAddr) -> Share {
+        if self.0.limits.max_per_block.is_some() {
+            increment(&self.0.by_block, counted_block(peer, self.0.limits.prefix6));
+        }
+        increment(&self.0.by_address, counted_address(peer, self.0.limits.prefix6));
+        Share { counts: self.0.clone(), peer }
+    }
+
     /// Connections that count for the address `counted`.
     fn connections_from(&self, counted: IpAddr) -> u32 {
         count(&self.0.by_address, counted)

@@ -92,6 +92,11 @@ impl Session {
         wanted.ident = false;
     }
 
+    /// The variables of the access record and the PROXY header.
+    pub fn variables(&self) -> &Delta {
+        &self.env
+    }
+
     /// Takes the answer to a DNS question; further questions go to `wanted`.
     pub fn answer(&mut self, config: &Config, question: &Question, answer: &Answer, wanted: &mut Wanted) {
         for reverse in [&mut self.remote, &mut self.local].into_iter().flatten() {

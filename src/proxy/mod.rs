@@ -103,6 +103,15 @@ pub fn describe(real: &Ends, header: &Header, form: Ipv4Form, env: &mut Delta) {
     }
 }
 
+/// What [`describe`] can set.
+const VARIABLES: [&str; 7] =
+    ["TCPPROXYIP", "TCPPROXYPORT", "TCPREMOTEINFO", "PROXY_TLS", "PROXY_SNI", "PROXY_ALPN", "PROXY_UNIQUE_ID"];
+
+/// What [`describe`] has set in `env`.
+pub fn variables(env: &Delta) -> Vec<(Vec<u8>, Vec<u8>)> {
+    VARIABLES.iter().filter_map(|name| Some((name.as_bytes().to_vec(), env.get(name.as_bytes())?.to_vec()))).collect()
+}
+
 /// True if a header of `peer` is believed.
 pub fn is_trusted(proxy: &Proxy, peer: SocketAddr) -> bool {
     proxy.from.is_empty() || proxy.from.iter().any(|network| network.contains(peer.ip()))

@@ -77,7 +77,27 @@ impl Reactor {
         let Waiting { stream, real, slot, .. } = waiting;
         let Ends { peer, local } = header.ends.unwrap_or(real);
         let client = Client { stream, peer, local: Some(local), since: now };
-        self.admit_client(None, client, Some(Proxied { real, header, slot }), now);
+        let mut variables = Delta::default();
+        proxy::describe(&real, &header, self.config.ipv4, &mut variables);
+        self.admit_client(None, client, Some(Proxied { variables, slot }), now);
+    }
+
+    /// A connection that the program before this one had accepted and not decided.
+    pub(super) fn admit_again(&mut self, arrival: Arrival, now: Instant) {
+        let Arrival { stream, ends: Ends { peer, local }, since, proxied } = arrival;
+        let client = Client { stream, peer, local: Some(local), since };
+        match (proxied, self.header_limit(&client)) {
+            (None, Some(limit)) => {
+                let slot = self.slot_from_accept();
+                let waiting = Waiting { stream: client.stream, real: Ends { peer, local }, slot, since };
+                self.await_header(waiting, limit, now);
+            }
+            (None, None) => self.admit_client(None, client, None, now),
+            (Some(variables), _) => {
+                let slot = self.slot_from_accept();
+                self.admit_client(None, client, Some(Proxied { variables, slot }), now);
+            }
+        }
     }
 
     /// `listener` is needed if the local end is not known.
@@ -99,10 +119,11 @@ impl Reactor {
         if !self.find_local_end(listener, &mut client) {
             return;
         }
-        let Client { stream, local: Some(local), .. } = client else { return };
-        if let Some(proxied) = &proxied {
-            proxy::describe(&proxied.real, &proxied.header, self.config.ipv4, &mut env);
+        let Client { stream, local: Some(local), since, .. } = client else { return };
+        for (name, value) in proxied.iter().flat_map(|proxied| proxied.variables.iter()) {
+            env.set(name, value);
         }
+        let is_proxied = proxied.is_some();
         let ends = Ends { peer, local };
         let mut wanted = Wanted::default();
         let mut session = Session::start(&self.config, &self.base, &ends, env, &mut wanted);
@@ -113,7 +134,7 @@ impl Reactor {
             }
             None => self.slot_from_accept(),
         };
-        let deadline = now + self.config.lookups.timeout;
+        let deadline = since + self.config.lookups.timeout;
         let lookups = Lookups { session, deadline, ident: None };
         self.arrivals += 1;
         let pending = Pending {
@@ -121,9 +142,10 @@ impl Reactor {
             ends,
             share,
             slot,
-            since: now,
+            since,
             arrival: self.arrivals,
             registered: false,
+            proxied: is_proxied,
             stage: Stage::Lookups(Box::new(lookups)),
         };
         self.begin_lookups(pending, wanted, now);
@@ -158,11 +180,19 @@ impl Reactor {
     }
 }
 
+/// A connection that was accepted before this program took over.
+pub(super) struct Arrival {
+    pub stream: TcpStream,
+    pub ends: Ends,
+    pub since: Instant,
+    /// What its PROXY header has set, if that has been read.
+    pub proxied: Option<Delta>,
+}
+
 /// What a connection brings along that began with a PROXY header.
 struct Proxied {
-    /// The proxy, and where it connected to.
-    real: Ends,
-    header: Header,
+    /// What the header has to say.
+    variables: Delta,
     /// Taken at accept; none with `-maxpending`.
     slot: Option<Slot>,
 }

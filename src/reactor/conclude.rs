@@ -147,7 +147,7 @@ impl Reactor {
     }
 
     /// Keeps a refused connection until its client has read the reply, or its second is over.
-    fn linger(&mut self, stream: TcpStream, now: Instant) {
+    pub(super) fn linger(&mut self, stream: TcpStream, now: Instant) {
         if lingering::read_off(&stream) == Rest::Ended {
             return;
         }

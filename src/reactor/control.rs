@@ -1,6 +1,6 @@
 //! The control socket in the loop: takes a few connections at a time, answers, and drops who is slow.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use mio::Interest;
@@ -11,6 +11,7 @@ use crate::control::server::{Accepted, PATIENCE, SESSIONS_MOST, Server, Session,
 use crate::log;
 use crate::reactor::timer::Due;
 use crate::reactor::token::Source;
+use crate::reactor::upgrade::TRIAL_PATIENCE;
 use crate::reactor::{Reactor, SHORTAGE_PAUSE};
 use crate::table::{Key, Table};
 
@@ -28,6 +29,12 @@ impl Control {
     pub fn new(server: Server, registry: &mio::Registry) -> std::io::Result<Self> {
         registry.register(&mut SourceFd(&server.as_raw_fd()), Source::ControlDoor.token(), Interest::READABLE)?;
         Ok(Control { server, sessions: Table::default() })
+    }
+
+    /// The socket, and how it is known in the file system.
+    pub fn identity(&self) -> (RawFd, u64, u64) {
+        let (device, inode) = self.server.identity();
+        (self.server.as_raw_fd(), device, inode)
     }
 }
 
@@ -77,17 +84,47 @@ impl Reactor {
     }
 
     fn carry_out(&mut self, key: Key, request: Request, now: Instant) -> Step {
-        let body = match request {
-            Request::Status(form) => self.snapshot(now).write(form),
+        let answer = match request {
+            Request::Status(form) => Ok(Some(self.snapshot(now).write(form))),
             Request::Drain(limit) => {
                 self.start_drain(limit, now);
-                String::new()
+                Ok(Some(String::new()))
             }
+            Request::Upgrade => self.start_upgrade(key, now).map(|()| None),
         };
-        match self.control.as_mut().and_then(|control| control.sessions.get_mut(key)) {
-            Some((session, _)) => session.answer(body.as_bytes()),
-            None => Step::Ended,
+        let Some(control) = &mut self.control else { return Step::Ended };
+        let Some((session, until)) = control.sessions.get_mut(key) else { return Step::Ended };
+        match answer {
+            Ok(Some(body)) => session.answer(body.as_bytes()),
+            Err(why) => session.refuse(&why),
+            Ok(None) => {
+                // The trial ends before that, and with it the wait.
+                let later = now + TRIAL_PATIENCE + PATIENCE;
+                self.timers.cancel(std::mem::replace(until, later), Due::Control(key));
+                self.timers.set(later, Due::Control(key));
+                session.hold()
+            }
         }
+    }
+
+    /// Answers a held request: why it cannot be.
+    pub(super) fn refuse_control(&mut self, key: Key, why: &str) {
+        let Some((session, _)) = self.control.as_mut().and_then(|control| control.sessions.get_mut(key)) else {
+            return;
+        };
+        if session.refuse(why) == Step::Ended {
+            self.end_control(key);
+        }
+    }
+
+    /// The descriptor of a held request, to be answered by the program that takes over.
+    pub(super) fn control_descriptor(&self, key: Key) -> Option<RawFd> {
+        self.control.as_ref()?.sessions.get(key).map(|(session, _)| session.as_raw_fd())
+    }
+
+    /// Tells the one who asked for the upgrade that it is done. So little fits at once.
+    pub(super) fn answer_control(&self, stream: OwnedFd) {
+        Session::take_on(stream).answer(b"");
     }
 
     pub(super) fn end_control(&mut self, key: Key) {

@@ -21,6 +21,7 @@ mod lookups;
 mod status;
 pub mod timer;
 pub mod token;
+pub mod upgrade;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
@@ -57,6 +58,7 @@ use dns::Lookup;
 use drain::Drain;
 use timer::{Due, Timers};
 use token::Source;
+use upgrade::{Origin, Trial};
 
 /// Events taken from the kernel in one turn.
 const EVENTS: usize = 256;
@@ -85,6 +87,8 @@ pub struct Parts {
     /// With `NOTIFY_SOCKET`.
     pub manager: Option<Manager>,
     pub control: Option<Server>,
+    /// With `control`: what an upgrade needs.
+    pub origin: Option<Origin>,
 }
 
 /// Why the loop has ended.
@@ -132,6 +136,9 @@ pub struct Reactor {
     counters: Counters,
     control: Option<Control>,
     drain: Option<Drain>,
+    /// How the daemon was started; none if nobody can ask it to do that again.
+    origin: Option<Origin>,
+    trial: Option<Trial>,
     terminate: bool,
 }
 
@@ -140,7 +147,7 @@ impl Reactor {
     pub fn new(parts: Parts) -> Result<Self, StartError> {
         let failed = |error: io::Error| StartError::system("cannot set up the event loop", error);
         let Parts { config, base, listeners, access, spawner, stderr, logger_starter, nss, .. } = parts;
-        let Parts { mut signals, manager, control, .. } = parts;
+        let Parts { mut signals, manager, control, origin, .. } = parts;
         let poll = Poll::new().map_err(failed)?;
         poll.registry().register(&mut signals, Source::Signals.token(), Interest::READABLE).map_err(failed)?;
         let now = Instant::now();
@@ -175,6 +182,8 @@ impl Reactor {
             manager,
             control,
             drain: None,
+            origin,
+            trial: None,
             terminate: false,
         })
     }
@@ -202,6 +211,9 @@ impl Reactor {
             self.fill_slots(now);
             self.accept_waiting(now);
             self.step_drain(now);
+            if !self.terminate {
+                self.hand_over_if_due(now);
+            }
             self.open_or_close_the_door();
             self.tell_counts(now);
         }
@@ -270,6 +282,7 @@ impl Reactor {
             Some(Source::Lingering(key)) => self.step_lingering(key),
             Some(Source::Resolver(key)) => self.lookup.dns_ready(key, event),
             Some(Source::Helper(index)) => self.lookup.helper_ready(index, now),
+            Some(Source::Upgrade) => self.hear_trial(),
             Some(Source::ControlDoor) => self.accept_control(now),
             Some(Source::Control(key)) => self.step_control(key, now),
             None => {}
@@ -282,9 +295,7 @@ impl Reactor {
             self.reload(now);
         }
         if arrived.child {
-            while let Some((pid, status)) = children::reap() {
-                self.child_ended(pid, status, now);
-            }
+            self.reap(now);
         }
         if arrived.report {
             let status = self.snapshot(now);
@@ -293,7 +304,16 @@ impl Reactor {
         self.terminate |= arrived.terminate;
     }
 
+    fn reap(&mut self, now: Instant) {
+        while let Some((pid, status)) = children::reap() {
+            self.child_ended(pid, status, now);
+        }
+    }
+
     fn child_ended(&mut self, pid: Pid, status: WaitStatus, now: Instant) {
+        if self.trial_ended(pid, status) {
+            return;
+        }
         if let Some(handler) = self.children.ended(pid) {
             self.counters.count(Event::Ended, now);
             log::ended(handler.peer, status, now.saturating_duration_since(handler.since));
@@ -343,6 +363,7 @@ impl Reactor {
                 Due::Accept => self.shortage = false,
                 // The turn itself sees to it.
                 Due::Drain => {}
+                Due::Upgrade => self.trial_late(now),
                 Due::ControlDoor => self.accept_control(now),
                 Due::Control(key) => self.end_control(key),
             }

@@ -25,6 +25,8 @@ pub enum Due {
     Accept,
     /// A time limit of a drain.
     Drain,
+    /// The trial of a new program has had its time.
+    Upgrade,
     /// Somebody may wait at the control socket.
     ControlDoor,
     /// A connection to the control socket has had its time.

@@ -27,6 +27,8 @@ pub enum Source {
     Helper(u32),
     /// A connection whose PROXY header has not come.
     Header(Key),
+    /// The trial of a new program.
+    Upgrade,
     /// The listening control socket.
     ControlDoor,
     /// A connection to the control socket.
@@ -46,6 +48,7 @@ impl Source {
             Source::Header(key) => (7, key),
             Source::ControlDoor => (8, Key { index: 0, generation: 0 }),
             Source::Control(key) => (9, key),
+            Source::Upgrade => (10, Key { index: 0, generation: 0 }),
         };
         Token(kind << (INDEX_BITS + GENERATION_BITS) | (key.generation as usize) << INDEX_BITS | key.index as usize)
     }
@@ -67,6 +70,7 @@ impl Source {
             7 => Source::Header(key),
             8 => Source::ControlDoor,
             9 => Source::Control(key),
+            10 => Source::Upgrade,
             _ => return None,
         })
     }
@@ -90,6 +94,7 @@ mod tests {
             Source::Header(key),
             Source::ControlDoor,
             Source::Control(key),
+            Source::Upgrade,
         ] {
             assert_eq!(Source::from_token(source.token()), Some(source));
         }
