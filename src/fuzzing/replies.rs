@@ -1,11 +1,15 @@
-//! What ident servers and the helpers of the name service switch say, and what of it is shown.
+//! What ident servers, proxies, control clients and the helpers of the name service switch say, and what of it is shown.
 
 #![forbid(unsafe_code)]
 
 use super::{Input, is_printable};
+use crate::addr::fold_socket;
+use crate::control::{Request, client};
 use crate::ident::reply::{self, Ports, Reply};
 use crate::log::{Escaped, Value};
 use crate::policy::question::HostName;
+use crate::policy::session::Ends;
+use crate::proxy::header::{self, LONGEST, Parsed};
 use crate::resolver::fuzzing as resolver;
 
 /// An ident server's bytes: the answer does not depend on how they arrive in pieces.
@@ -25,6 +29,46 @@ pub fn ident(data: &[u8]) {
         }
     }
     assert_eq!(first, whole);
+}
+
+/// The first bytes of a connection: a header is whole, incomplete or bad in the same way however it
+/// arrives, and nothing of it that goes on is unprintable.
+pub fn proxy(data: &[u8]) {
+    let data = &data[..data.len().min(LONGEST)];
+    let whole = header::parse(data);
+    if let Parsed::Header(header) = &whole {
+        assert!((1..=data.len()).contains(&header.length));
+        for (name, value) in &header.variables {
+            assert!(name.starts_with("PROXY_") && value.iter().all(|b| (b' '..=b'~').contains(b)), "{name}");
+        }
+        if let Some(ends) = &header.ends {
+            assert_eq!(*ends, Ends { peer: fold_socket(ends.peer), local: fold_socket(ends.local) });
+        }
+    }
+    for end in 0..data.len() {
+        match header::parse(&data[..end]) {
+            Parsed::Incomplete => {}
+            early @ Parsed::Header(_) => {
+                assert!(matches!(&early, Parsed::Header(header) if header.length == end));
+                return assert_eq!(early, whole);
+            }
+            Parsed::Bad(_) => return assert!(matches!(whole, Parsed::Bad(_)), "{whole:?} after bad at {end}"),
+        }
+    }
+}
+
+/// A line to the control socket, and the daemon's answer to it as the verbs read it.
+pub fn control(data: &[u8]) {
+    let line = data.split(|&b| b == b'\n').next().unwrap_or_default();
+    if let Some(request) = Request::parse(line) {
+        let spelled = request.line();
+        assert_eq!(Request::parse(spelled.trim_end().as_bytes()), Some(request));
+    }
+    match client::read_reply(data) {
+        client::Reply::Answer(body) => assert!(data.ends_with(body)),
+        client::Reply::Refused(why) => assert!(!why.contains(&b'\n')),
+        client::Reply::Broken => {}
+    }
 }
 
 /// A packet from a helper: it is believed only if it could have been sent.
