@@ -84,13 +84,13 @@ fn receive(stream: &mut UnixStream, patience: Duration, reply: &mut Vec<u8>) -> 
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Reply<'a> {
+pub(crate) enum Reply<'a> {
     Answer(&'a [u8]),
     Refused(&'a [u8]),
     Broken,
 }
 
-fn read_reply(reply: &[u8]) -> Reply<'_> {
+pub(crate) fn read_reply(reply: &[u8]) -> Reply<'_> {
     let Some(end) = reply.iter().position(|&byte| byte == b'\n') else { return Reply::Broken };
     let (line, body) = (&reply[..end], &reply[end + 1..]);
     if let Some(why) = line.strip_prefix(b"error ") {

@@ -30,7 +30,7 @@ pub enum Request {
 }
 
 impl Request {
-    fn parse(line: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(line: &[u8]) -> Option<Self> {
         let mut words = line.split(|&byte| byte == b' ');
         let request = match words.next()? {
             b"status" => Request::Status(Form::from_name(words.next()?)?),
@@ -44,7 +44,7 @@ impl Request {
         words.next().is_none().then_some(request)
     }
 
-    fn line(self) -> String {
+    pub(crate) fn line(self) -> String {
         match self {
             Request::Status(form) => format!("status {}\n", form.name()),
             Request::Upgrade => "upgrade\n".to_owned(),

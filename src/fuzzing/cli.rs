@@ -37,7 +37,9 @@ fn parse(arguments: Vec<Vec<u8>>) -> Result<Parsed, StartError> {
 
 /// What everybody relies on who reads a configuration.
 fn check(config: &Config) {
-    assert!(!config.listen.is_empty());
+    let passed = &config.passed;
+    assert!(!config.listen.is_empty() || passed.by_manager || !passed.descriptors.is_empty());
+    assert!(passed.descriptors.iter().all(|number| *number == 0 || *number > 2));
     assert!(config.listen.iter().all(|spec| spec.port != 0 || spec.text.ends_with('0')));
     let limits = &config.limits;
     assert!(limits.max_procs > 0 && limits.max_per_ip > 0 && limits.max_per_block != Some(0));
@@ -97,9 +99,10 @@ pub fn list(data: &[u8]) {
     let Ok(Parsed { action, .. }) = parse(vec![default.into(), list.to_vec(), b"/bin/true".to_vec()]) else { return };
     let Action::Run(config) = action else { panic!("{action:?}") };
     let entries: Vec<_> = list.split(|&b| b == b',').filter(|entry| !entry.is_empty()).collect();
-    assert_eq!(config.listen.len(), entries.len());
-    for (spec, entry) in config.listen.iter().zip(entries) {
-        assert_eq!(spec.text.as_bytes(), entry);
+    let bound: Vec<_> = entries.iter().filter(|e| **e != b"systemd" && !e.starts_with(b"fd:")).collect();
+    assert_eq!(config.listen.len(), bound.len());
+    for (spec, entry) in config.listen.iter().zip(bound) {
+        assert_eq!(spec.text.as_bytes(), *entry);
         assert!(spec.address.is_none_or(|ip| ip == crate::addr::fold(ip)), "folded");
     }
 }

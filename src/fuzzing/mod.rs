@@ -28,6 +28,8 @@ pub const ENTRIES: &[(&str, Entry)] = &[
     ("dns_reply", dns::reply),
     ("dns_wire", dns::wire),
     ("ident", replies::ident),
+    ("control", replies::control),
+    ("proxy", replies::proxy),
     ("helper", replies::helper),
     ("escape", replies::escape),
     ("session", session::events),

@@ -94,6 +94,11 @@ impl Occupancy {
         count(&self.0.by_address, counted)
     }
 
+    /// Connections by counted address, and by block (none without `-maxperc`).
+    pub fn counts(&self) -> (HashMap<IpAddr, u32>, HashMap<IpAddr, u32>) {
+        (self.0.by_address.borrow().clone(), self.0.by_block.borrow().clone())
+    }
+
     /// Gives back what a burst of addresses took, once nobody is counted.
     pub fn shrink(&self) {
         for map in [&self.0.by_address, &self.0.by_block] {

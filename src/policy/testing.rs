@@ -1,5 +1,7 @@
 //! Configurations and answers for the tests of the pure rooms.
 
+#![cfg_attr(fuzzing, allow(dead_code, reason = "fuzzers need the configuration alone"))]
+
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;

@@ -31,6 +31,7 @@ impl Reactor {
         if wants_ident {
             self.start_ident(key, now);
         }
+        self.fill_slots(now);
         self.watch(key);
     }
 
@@ -146,7 +147,8 @@ impl Reactor {
         self.report_gone(&pending, now);
     }
 
-    /// Carries the verdict out if it has fallen.
+    /// Carries the verdict out if it has fallen. One that is to be served takes its slot later in the
+    /// turn: of those whose verdicts fall together, he who came first is served first.
     fn try_verdict(&mut self, key: Key, now: Instant) {
         let Some(pending) = self.pending.get_mut(key) else { return };
         let Some(lookups) = pending.lookups() else { return };
@@ -165,7 +167,6 @@ impl Reactor {
                     pending.stage = Stage::WaitsForSlot { env, decided: now };
                     self.ready.insert((arrival, key));
                 }
-                self.fill_slots(now);
             }
             Verdict::Refuse(reason) => {
                 let mismatch = self.config.lookups.mismatch;

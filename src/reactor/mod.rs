@@ -23,9 +23,9 @@ pub mod timer;
 pub mod token;
 pub mod upgrade;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use mio::event::Event as PollEvent;
@@ -98,6 +98,30 @@ pub enum Ending {
     Terminated,
     /// After `-drain`: none is.
     Drained,
+}
+
+/// What a reactor holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Census {
+    /// Slots in use.
+    pub slots: u32,
+    /// Connections by counted address and by block.
+    pub by_address: HashMap<IpAddr, u32>,
+    pub by_block: HashMap<IpAddr, u32>,
+    /// Connections that wait for their PROXY header, by the proxy's address.
+    pub headers: Vec<SocketAddr>,
+    /// Those whose lookups are under way.
+    pub lookups: Vec<SocketAddr>,
+    /// Those that wait for a slot.
+    pub ready: Vec<SocketAddr>,
+    /// Refused ones that read their reply.
+    pub lingering: usize,
+    /// The handlers, and whom each serves.
+    pub handlers: Vec<(Pid, SocketAddr)>,
+    /// Deadlines set.
+    pub deadlines: usize,
+    /// True while the listeners are in the poll set.
+    pub accepting: bool,
 }
 
 pub struct Reactor {
@@ -191,37 +215,68 @@ impl Reactor {
     /// Serves until SIGTERM or SIGINT, or until all is done after `-drain`.
     pub fn run(&mut self) -> Ending {
         let mut events = Events::with_capacity(EVENTS);
-        self.open_or_close_the_door();
-        self.tell_ready(Instant::now());
+        self.open_the_door(Instant::now());
         while !self.terminate && !self.is_drained() {
             let timeout = self.timeout();
-            if let Err(error) = self.poll.poll(&mut events, timeout) {
-                // EINTR: a signal that is not ours to act on, such as SIGCONT.
-                if error.kind() != io::ErrorKind::Interrupted {
-                    log::limited(log::Kind::Loop, crate::config::Level::Alert, format_args!("epoll_wait: {error}"));
-                }
-                continue;
-            }
-            let now = Instant::now();
-            for event in &events {
-                self.dispatch(event, now);
-            }
-            self.expire(now);
-            self.take_answers(now);
-            self.fill_slots(now);
-            self.accept_waiting(now);
-            self.step_drain(now);
-            if !self.terminate {
-                self.hand_over_if_due(now);
-            }
-            self.open_or_close_the_door();
-            self.tell_counts(now);
+            self.turn(&mut events, timeout, Instant::now);
         }
         if let Some(manager) = &mut self.manager {
             manager.stopping(Instant::now());
         }
         self.listeners.pause(self.poll.registry());
         if self.terminate { Ending::Terminated } else { Ending::Drained }
+    }
+
+    /// What comes before the first turn.
+    pub fn open_the_door(&mut self, now: Instant) {
+        self.open_or_close_the_door(now);
+        self.tell_ready(now);
+    }
+
+    /// One turn, of which the wait may take `timeout`. The clock is read once, after it. Gives the
+    /// number of events.
+    pub fn turn(&mut self, events: &mut Events, timeout: Option<Duration>, clock: impl FnOnce() -> Instant) -> usize {
+        if let Err(error) = self.poll.poll(events, timeout) {
+            // EINTR: a signal that is not ours to act on, such as SIGCONT.
+            if error.kind() != io::ErrorKind::Interrupted {
+                log::limited(log::Kind::Loop, crate::config::Level::Alert, format_args!("epoll_wait: {error}"));
+            }
+            return 0;
+        }
+        let now = clock();
+        for event in &*events {
+            self.dispatch(event, now);
+        }
+        self.expire(now);
+        self.take_answers(now);
+        self.fill_slots(now);
+        self.accept_waiting(now);
+        self.step_drain(now);
+        if !self.terminate {
+            self.hand_over_if_due(now);
+        }
+        self.open_or_close_the_door(now);
+        self.tell_counts(now);
+        events.iter().count()
+    }
+
+    /// What is held at the moment: for tests, which compare it with what should be.
+    pub fn census(&self) -> Census {
+        let (by_address, by_block) = self.occupancy.counts();
+        let (lookups, ready): (Vec<_>, Vec<_>) = self.pending.iter().partition(|(_, p)| p.lookups().is_some());
+        let peers = |list: Vec<(Key, &Pending)>| list.into_iter().map(|(_, pending)| pending.ends.peer).collect();
+        Census {
+            slots: self.occupancy.slots_in_use(),
+            by_address,
+            by_block,
+            headers: self.headers.iter().map(|(_, (waiting, _))| waiting.real.peer).collect(),
+            lookups: peers(lookups),
+            ready: peers(ready),
+            lingering: self.lingering.len(),
+            handlers: self.children.iter().map(|(pid, handler)| (pid, handler.peer)).collect(),
+            deadlines: self.timers.len(),
+            accepting: self.listeners.is_accepting(),
+        }
     }
 
     /// Where the entries of LIST with port 0 listen.
@@ -398,13 +453,13 @@ impl Reactor {
     }
 
     /// Registers the listeners if a client may come in, and takes them out of the poll set if not.
-    fn open_or_close_the_door(&mut self) {
+    fn open_or_close_the_door(&mut self, now: Instant) {
         if self.may_accept() {
             let resumed = self.listeners.resume(self.poll.registry(), |index| Source::Listener(index).token());
             if let Err(error) = resumed {
                 self.listeners.pause(self.poll.registry());
                 let errno = error.raw_os_error().map_or(Errno::ENOMEM, Errno::from_raw);
-                self.rest(Instant::now(), errno);
+                self.rest(now, errno);
             }
         } else {
             self.listeners.pause(self.poll.registry());

@@ -51,6 +51,15 @@ impl Timers {
         self.0.pop_first().map(|(_, due)| due)
     }
 
+    /// Deadlines set and neither cancelled nor due.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// How long until the next deadline.
     pub fn timeout(&self, now: Instant) -> Option<Duration> {
         self.0.first().map(|(at, _)| at.saturating_duration_since(now))
