@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::time::Instant;
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
 use crate::accessdb::AccessDb;
@@ -140,6 +140,8 @@ struct Outside {
     manager: Option<Manager>,
     /// The sockets of `systemd` and `fd:N`, with these words.
     sockets: Vec<(String, OwnedFd)>,
+    /// Signals that the programs are to find ignored.
+    ignored: SigSet,
 }
 
 impl Outside {
@@ -174,7 +176,7 @@ impl Outside {
                 take(entry.to_owned(), number)?;
             }
         }
-        Ok(Outside { manager, sockets })
+        Ok(Outside { manager, sockets, ignored: inherited.ignored() })
     }
 }
 
@@ -216,10 +218,11 @@ fn prepare(
     }
 
     let base = inherited_environment();
-    let spawner = Spawner::handler(&config.handler)?;
+    let spawner = Spawner::handler(&config.handler)?.keep_ignored(outside.ignored);
     spawner.check()?;
     let access = open_access_file(&config, |warning| readiness.note(warning))?;
-    let logger_starter = config.logger.as_ref().map(LoggerStarter::new).transpose()?;
+    let logger_starter =
+        config.logger.as_ref().map(|logger| LoggerStarter::new(logger, outside.ignored)).transpose()?;
     let mut stderr = Stderr::open(&config)?;
     if let (Some(logger), Some(starter)) = (stderr.logger(), &logger_starter) {
         logger.start(Instant::now(), |input| starter.start(input, &base))?;
@@ -286,8 +289,8 @@ pub struct LoggerStarter {
 }
 
 impl LoggerStarter {
-    fn new(logger: &crate::config::LoggerProgram) -> Result<Self, StartError> {
-        let spawner = Spawner::logger(logger)?;
+    fn new(logger: &crate::config::LoggerProgram, ignored: SigSet) -> Result<Self, StartError> {
+        let spawner = Spawner::logger(logger)?.keep_ignored(ignored);
         spawner.check()?;
         let null = crate::sys::dev_null().map_err(|error| StartError::system("cannot open /dev/null", error))?;
         Ok(LoggerStarter { spawner, null })
