@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::time::Instant;
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
 use crate::accessdb::AccessDb;
@@ -102,9 +102,11 @@ fn inherited_environment() -> Base {
 }
 
 fn serve(config: Config, mut inherited: Inherited) -> Result<i32, StartError> {
+    let ignored = inherited.ignored();
     let outside = Outside::take_over(&config, &mut inherited)?;
     // While a relative path leads to where it led for the caller.
-    let origin = find_origin(&config)?;
+    let origin = find_origin(&config, ignored)?;
+    let beginning = Beginning { from: From::Start(Box::new(outside)), origin, ignored };
     let readiness = if config.pid_file.is_some() {
         match daemon::detach(inherited)? {
             Side::Caller(status) => return Ok(status),
@@ -123,15 +125,7 @@ fn serve(config: Config, mut inherited: Inherited) -> Result<i32, StartError> {
         Err(error) => return Ok(readiness.fail(&error)),
     };
     let mut pid_file = None;
-    match prepare(
-        config,
-        Beginning::Fresh(Box::new(outside)),
-        origin,
-        signals,
-        lock.as_ref(),
-        &mut pid_file,
-        &readiness,
-    ) {
+    match prepare(config, beginning, signals, lock.as_ref(), &mut pid_file, &readiness) {
         Ok(mut reactor) => {
             for address in reactor.chosen_addresses() {
                 readiness.print(format_args!("listening on {address}"));
@@ -158,9 +152,9 @@ fn run_to_the_end(reactor: &mut Reactor, pid_file: Option<PidFile>) {
 }
 
 /// None: nobody can ask for an upgrade.
-fn find_origin(config: &Config) -> Result<Option<Origin>, StartError> {
+fn find_origin(config: &Config, ignored: SigSet) -> Result<Option<Origin>, StartError> {
     match config.control {
-        Some(_) => upgrade::origin(env::args_os().collect()).map(Some),
+        Some(_) => upgrade::origin(env::args_os().collect(), ignored).map(Some),
         None => Ok(None),
     }
 }
@@ -172,7 +166,7 @@ fn rehearse(config: &Config, inherited: &mut Inherited, number: RawFd) -> Result
     privs::resolve(config.user.as_deref(), config.group.as_deref())?.assume()?;
     Spawner::handler(&config.handler)?.check()?;
     open_access_file(config, |_| {})?;
-    config.logger.as_ref().map(LoggerStarter::new).transpose()?;
+    config.logger.as_ref().map(|logger| LoggerStarter::new(logger, inherited.ignored())).transpose()?;
     Stderr::open(config)?;
     print(handover::READY)
 }
@@ -203,9 +197,10 @@ fn resume(config: &Config, inherited: &mut Inherited, number: RawFd) -> Result<R
     };
     let readiness = daemon::foreground()?;
     let mut pid_file = None;
-    let beginning = Beginning::HandedOver(Box::new(taken));
-    let origin = find_origin(config)?;
-    let reactor = prepare(config.clone(), beginning, origin, signals, lock.as_ref(), &mut pid_file, &readiness)?;
+    let ignored = inherited.ignored();
+    let origin = find_origin(config, ignored)?;
+    let beginning = Beginning { from: From::Handover(Box::new(taken)), origin, ignored };
+    let reactor = prepare(config.clone(), beginning, signals, lock.as_ref(), &mut pid_file, &readiness)?;
     Ok((reactor, pid_file, lock))
 }
 
@@ -220,13 +215,21 @@ fn handover_failed(error: impl Into<io::Error>) -> StartError {
     StartError::system("cannot take over from the program before", error)
 }
 
-/// How the daemon comes to what it had to make with the privileges of the start.
-enum Beginning {
-    Fresh(Box<Outside>),
-    HandedOver(Box<State<OwnedFd>>),
+/// What the daemon begins with, beside the command line.
+struct Beginning {
+    from: From,
+    origin: Option<Origin>,
+    /// Signals that the programs are to find ignored.
+    ignored: SigSet,
 }
 
-/// What the daemon is started with, beside the command line.
+/// How the daemon comes to what it had to make with the privileges of the start.
+enum From {
+    Start(Box<Outside>),
+    Handover(Box<State<OwnedFd>>),
+}
+
+/// What whoever starts the daemon has given it.
 struct Outside {
     manager: Option<Manager>,
     /// The sockets of `systemd` and `fd:N`, with these words.
@@ -291,7 +294,6 @@ fn hold_lock(config: &Config) -> Result<(Signals, Option<Acquired>), StartError>
 fn prepare(
     config: Config,
     beginning: Beginning,
-    origin: Option<Origin>,
     signals: Signals,
     lock: Option<&Lock>,
     pid_file: &mut Option<PidFile>,
@@ -300,15 +302,15 @@ fn prepare(
     let identity = privs::resolve(config.user.as_deref(), config.group.as_deref())?;
     let nss = start_helpers(&config, &identity)?;
     let (listeners, manager, control, mut handed);
-    match beginning {
-        Beginning::Fresh(outside) => {
+    match beginning.from {
+        From::Start(outside) => {
             let mut bound = Listeners::bind(&config.listen, config.backlog)?;
             bound.adopt(outside.sockets)?;
             *pid_file = lock.map(Lock::write_pid_file).transpose()?;
             (listeners, manager, handed) = (bound, outside.manager, None);
             control = open_control_socket(&config, &identity, readiness)?;
         }
-        Beginning::HandedOver(mut state) => {
+        From::Handover(mut state) => {
             listeners = Listeners::take_on(std::mem::take(&mut state.listeners))?;
             let written = config.pid_file.as_deref().zip(state.pid_file.take());
             *pid_file = written.map(|(path, file)| PidFile::take_on(path, file));
@@ -323,10 +325,11 @@ fn prepare(
     }
 
     let base = inherited_environment();
-    let spawner = Spawner::handler(&config.handler)?;
+    let spawner = Spawner::handler(&config.handler)?.keep_ignored(beginning.ignored);
     spawner.check()?;
     let access = open_access_file(&config, |warning| readiness.note(warning))?;
-    let logger_starter = config.logger.as_ref().map(LoggerStarter::new).transpose()?;
+    let logger_starter =
+        config.logger.as_ref().map(|logger| LoggerStarter::new(logger, beginning.ignored)).transpose()?;
     let mut stderr = Stderr::open_with(&config, handed.as_mut().and_then(|state| state.logger.take()))?;
     if let (Some(logger), Some(starter)) = (stderr.logger().filter(|logger| logger.is_new()), &logger_starter) {
         logger.start(Instant::now(), |input| starter.start(input, &base))?;
@@ -336,7 +339,7 @@ fn prepare(
         origin.pid_file = pid_file.as_ref().map(PidFile::descriptor);
         origin
     };
-    let origin = origin.map(anchored);
+    let origin = beginning.origin.map(anchored);
     let mut reactor = Reactor::new(Parts {
         config,
         base,
@@ -403,8 +406,8 @@ pub struct LoggerStarter {
 }
 
 impl LoggerStarter {
-    fn new(logger: &crate::config::LoggerProgram) -> Result<Self, StartError> {
-        let spawner = Spawner::logger(logger)?;
+    fn new(logger: &crate::config::LoggerProgram, ignored: SigSet) -> Result<Self, StartError> {
+        let spawner = Spawner::logger(logger)?.keep_ignored(ignored);
         spawner.check()?;
         let null = crate::sys::dev_null().map_err(|error| StartError::system("cannot open /dev/null", error))?;
         Ok(LoggerStarter { spawner, null })
