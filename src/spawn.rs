@@ -29,8 +29,9 @@ use crate::config::{Handler, LoggerProgram};
 use crate::error::StartError;
 use crate::sys;
 
-/// The signals that the daemon catches or ignores; a child has their default actions. Others that
-/// were ignored when the daemon started stay ignored: the daemon does not touch them.
+/// The signals that the daemon catches or ignores; a child has their default actions, except for
+/// those of [`Spawner::keep_ignored`]. Others that were ignored when the daemon started stay
+/// ignored: the daemon does not touch them.
 const RESET: [Signal; 7] = [
     Signal::SIGHUP,
     Signal::SIGINT,
@@ -59,6 +60,7 @@ pub struct Spawner {
     /// Argument zero is the program as given.
     argv: Vec<CString>,
     own_group: bool,
+    kept: SigSet,
     stack: Stack,
 }
 
@@ -87,7 +89,18 @@ impl Spawner {
             argv.push(text(arg)?);
         }
         let stack = Stack::new().map_err(|errno| StartError::system("cannot prepare to start programs", errno))?;
-        Ok(Spawner { program, argv, own_group, stack })
+        Ok(Spawner { program, argv, own_group, kept: SigSet::empty(), stack })
+    }
+
+    /// Signals that this process ignores and that its children are to find ignored, too.
+    pub fn keep_ignored(mut self, signals: SigSet) -> Self {
+        self.kept = signals;
+        self
+    }
+
+    /// The same, for a program that takes this one's place.
+    pub fn kept(&self) -> SigSet {
+        self.kept
     }
 
     /// Fails if the program is missing or this process may not execute it. To be asked with the
@@ -131,6 +144,7 @@ impl Spawner {
             envp: envp.as_ptr(),
             standard,
             own_group: self.own_group,
+            kept: self.kept,
             default: SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty()),
             mask: SigSet::empty(),
             error: Cell::new(0),
@@ -167,6 +181,7 @@ struct Child {
     envp: *const *const c_char,
     standard: [Option<RawFd>; 3],
     own_group: bool,
+    kept: SigSet,
     default: SigAction,
     mask: SigSet,
     /// What it could not do: the one thing that the child writes.
@@ -202,6 +217,9 @@ fn exec(child: &Child) -> Errno {
         }
     }
     for signal in RESET {
+        if child.kept.contains(signal) {
+            continue;
+        }
         // SAFETY: the default action runs no code of ours.
         if let Err(errno) = unsafe { nix::sys::signal::sigaction(signal, &child.default) } {
             return errno;

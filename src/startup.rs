@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::time::Instant;
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
 use crate::accessdb::AccessDb;
@@ -172,7 +172,7 @@ fn rehearse(config: &Config, inherited: &mut Inherited, number: RawFd) -> Result
     privs::resolve(config.user.as_deref(), config.group.as_deref())?.assume()?;
     Spawner::handler(&config.handler)?.check()?;
     open_access_file(config, |_| {})?;
-    config.logger.as_ref().map(LoggerStarter::new).transpose()?;
+    config.logger.as_ref().map(|logger| LoggerStarter::new(logger, inherited.ignored())).transpose()?;
     Stderr::open(config)?;
     print(handover::READY)
 }
@@ -203,7 +203,7 @@ fn resume(config: &Config, inherited: &mut Inherited, number: RawFd) -> Result<R
     };
     let readiness = daemon::foreground()?;
     let mut pid_file = None;
-    let beginning = Beginning::HandedOver(Box::new(taken));
+    let beginning = Beginning::HandedOver(Box::new(taken), inherited.ignored());
     let origin = find_origin(config)?;
     let reactor = prepare(config.clone(), beginning, origin, signals, lock.as_ref(), &mut pid_file, &readiness)?;
     Ok((reactor, pid_file, lock))
@@ -223,7 +223,8 @@ fn handover_failed(error: impl Into<io::Error>) -> StartError {
 /// How the daemon comes to what it had to make with the privileges of the start.
 enum Beginning {
     Fresh(Box<Outside>),
-    HandedOver(Box<State<OwnedFd>>),
+    /// With the signals that the programs are to find ignored.
+    HandedOver(Box<State<OwnedFd>>, SigSet),
 }
 
 /// What the daemon is started with, beside the command line.
@@ -231,6 +232,8 @@ struct Outside {
     manager: Option<Manager>,
     /// The sockets of `systemd` and `fd:N`, with these words.
     sockets: Vec<(String, OwnedFd)>,
+    /// Signals that the programs are to find ignored.
+    ignored: SigSet,
 }
 
 impl Outside {
@@ -258,7 +261,7 @@ impl Outside {
                 take(entry.to_owned(), number)?;
             }
         }
-        Ok(Outside { manager, sockets })
+        Ok(Outside { manager, sockets, ignored: inherited.ignored() })
     }
 }
 
@@ -299,22 +302,22 @@ fn prepare(
 ) -> Result<Reactor, StartError> {
     let identity = privs::resolve(config.user.as_deref(), config.group.as_deref())?;
     let nss = start_helpers(&config, &identity)?;
-    let (listeners, manager, control, mut handed);
+    let (listeners, manager, control, ignored, mut handed);
     match beginning {
         Beginning::Fresh(outside) => {
             let mut bound = Listeners::bind(&config.listen, config.backlog)?;
             bound.adopt(outside.sockets)?;
             *pid_file = lock.map(Lock::write_pid_file).transpose()?;
-            (listeners, manager, handed) = (bound, outside.manager, None);
+            (listeners, manager, ignored, handed) = (bound, outside.manager, outside.ignored, None);
             control = open_control_socket(&config, &identity, readiness)?;
         }
-        Beginning::HandedOver(mut state) => {
+        Beginning::HandedOver(mut state, kept) => {
             listeners = Listeners::take_on(std::mem::take(&mut state.listeners))?;
             let written = config.pid_file.as_deref().zip(state.pid_file.take());
             *pid_file = written.map(|(path, file)| PidFile::take_on(path, file));
             let socket = config.control.as_ref().zip(state.control.take());
             control = socket.map(|(at, (socket, device, inode))| Server::take_on(socket, &at.path, (device, inode)));
-            (manager, handed) = (find_manager(), Some(state));
+            (manager, ignored, handed) = (find_manager(), kept, Some(state));
         }
     }
     identity.assume()?;
@@ -323,10 +326,10 @@ fn prepare(
     }
 
     let base = inherited_environment();
-    let spawner = Spawner::handler(&config.handler)?;
+    let spawner = Spawner::handler(&config.handler)?.keep_ignored(ignored);
     spawner.check()?;
     let access = open_access_file(&config, |warning| readiness.note(warning))?;
-    let logger_starter = config.logger.as_ref().map(LoggerStarter::new).transpose()?;
+    let logger_starter = config.logger.as_ref().map(|logger| LoggerStarter::new(logger, ignored)).transpose()?;
     let mut stderr = Stderr::open_with(&config, handed.as_mut().and_then(|state| state.logger.take()))?;
     if let (Some(logger), Some(starter)) = (stderr.logger().filter(|logger| logger.is_new()), &logger_starter) {
         logger.start(Instant::now(), |input| starter.start(input, &base))?;
@@ -403,8 +406,8 @@ pub struct LoggerStarter {
 }
 
 impl LoggerStarter {
-    fn new(logger: &crate::config::LoggerProgram) -> Result<Self, StartError> {
-        let spawner = Spawner::logger(logger)?;
+    fn new(logger: &crate::config::LoggerProgram, ignored: SigSet) -> Result<Self, StartError> {
+        let spawner = Spawner::logger(logger)?.keep_ignored(ignored);
         spawner.check()?;
         let null = crate::sys::dev_null().map_err(|error| StartError::system("cannot open /dev/null", error))?;
         Ok(LoggerStarter { spawner, null })

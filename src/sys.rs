@@ -93,10 +93,10 @@ pub fn default_action(number: Signal) -> Result<(), Errno> {
 /// reader that is gone, a file as large as `ulimit -f` allows, a terminal under `stty tostop`.
 pub const IGNORED: [Signal; 3] = [Signal::SIGPIPE, Signal::SIGXFSZ, Signal::SIGTTOU];
 
-/// Ignores a signal.
-pub fn ignore(number: Signal) -> Result<(), Errno> {
+/// Ignores a signal. True if it was ignored already.
+pub fn ignore(number: Signal) -> Result<bool, Errno> {
     // SAFETY: SIG_IGN installs no handler of ours.
-    unsafe { signal::signal(number, SigHandler::SigIgn) }.map(drop)
+    unsafe { signal::signal(number, SigHandler::SigIgn) }.map(|before| matches!(before, SigHandler::SigIgn))
 }
 
 /// A process that is not our child, held so that its number cannot come to mean another one.

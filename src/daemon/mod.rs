@@ -35,13 +35,21 @@ const FAILED: u8 = 1;
 const OUTPUT: u8 = 2;
 
 /// What [`sanitize`] found.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Inherited {
     /// Descriptors above 2 that were open at the start; nobody here owns them.
     descriptors: Vec<RawFd>,
+    /// Signals that the daemon ignores and that were ignored already. Not SIGPIPE, which the Rust
+    /// runtime ignores before anybody can look.
+    ignored: SigSet,
 }
 
 impl Inherited {
+    /// Signals that the programs are to find ignored, as the daemon did.
+    pub fn ignored(&self) -> SigSet {
+        self.ignored
+    }
+
     /// Takes a descriptor over, so that it stays open. EBADF: it was not open at the start, or has
     /// been taken. Of those that every process has only standard input can be.
     pub fn take(&mut self, number: RawFd) -> Result<OwnedFd, Errno> {
@@ -83,10 +91,13 @@ pub fn sanitize(keep_mask: bool) -> Result<Inherited, StartError> {
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(failed)?;
     }
     sys::default_action(Signal::SIGCHLD).map_err(failed)?;
+    let mut ignored = SigSet::empty();
     for signal in sys::IGNORED {
-        sys::ignore(signal).map_err(failed)?;
+        if sys::ignore(signal).map_err(failed)? && signal != Signal::SIGPIPE {
+            ignored.add(signal);
+        }
     }
-    Ok(Inherited { descriptors })
+    Ok(Inherited { descriptors, ignored })
 }
 
 /// Which process [`detach`] returned in.

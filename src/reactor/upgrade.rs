@@ -173,7 +173,18 @@ impl Reactor {
         let Some(origin) = &self.origin else { return };
         log::notice(format_args!("upgrade: {} takes over", Escaped(origin.program.as_os_str().as_encoded_bytes())));
         let state = self.state(self.control_descriptor(asker), now);
-        let error = execute(origin, &state, self.manager.as_ref().is_some_and(|manager| manager.is_watched()));
+        let is_watched = self.manager.as_ref().is_some_and(|manager| manager.is_watched());
+        // The new program is to find ignored what the old one did.
+        let kept = self.spawner.kept();
+        let own = || sys::IGNORED.into_iter().filter(|&signal| !kept.contains(signal));
+        let error = match own().try_for_each(sys::default_action) {
+            Ok(()) => execute(origin, &state, is_watched),
+            Err(errno) => errno.into(),
+        };
+        for signal in own() {
+            // It went well at the start, and nothing has changed.
+            let _ = sys::ignore(signal);
+        }
         let program = Escaped(origin.program.as_os_str().as_encoded_bytes()).to_string();
         self.upgrade_failed(&format!("{program}: {}", errno_text(&error)));
     }
