@@ -5,6 +5,7 @@ mod common;
 
 use std::time::Duration;
 
+use common::dns::{Dns, Message, Record};
 use common::*;
 
 /// Processor time the daemon has used, in clock ticks.
@@ -38,6 +39,25 @@ fn without_descriptors_clients_wait_and_are_served_later() {
     assert!(used < 200, "{used} ticks of processor time");
     assert!(!daemon.has_ended());
     assert!(daemon.count_stderr("cannot accept") <= 2, "{}", daemon.stderr());
+}
+
+/// A list that cannot be asked is one that nobody is on, so clients never get the descriptors that
+/// asking needs.
+#[test]
+fn no_number_of_clients_keeps_a_list_from_being_asked() {
+    let dns = Dns::start();
+    dns.otherwise(Message::new().record(Record::a("127.0.0.2")).late(Duration::from_millis(100)));
+    let daemon = Builder::default()
+        .bare()
+        .options(["-nodnslookup", "-noidentlookup", "-dnscache=0", "-maxprocs=500", "-block=a.test", "-drop"])
+        .option(format!("-nameserver={}", dns.address))
+        .prelude("ulimit -n 40")
+        .start();
+    let clients: Vec<Client> = (0..150).map(|_| daemon.connect_from(fresh_ip().into())).collect();
+    let served = clients.into_iter().map(Client::finish).filter(|end| end.bytes != b"").count();
+    assert_eq!(served, 0, "listed, and served all the same");
+    daemon.wait_for_stderr("cannot accept connections: Too many open files");
+    assert_eq!(daemon.count_stderr("lookup failed"), 0, "{}", daemon.stderr());
 }
 
 #[test]

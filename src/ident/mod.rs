@@ -12,7 +12,7 @@ pub mod reply;
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 
 use mio::event::Source;
 use mio::unix::SourceFd;
@@ -132,6 +132,12 @@ impl Ident {
                 Reply::Nobody => return Progress::Done(None),
             }
         }
+    }
+}
+
+impl AsRawFd for Ident {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
     }
 }
 

@@ -3,6 +3,8 @@
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+
 use crate::listener::Accepted;
 use crate::log;
 use crate::pending::{Lookups, Pending, Stage};
@@ -39,7 +41,12 @@ impl Reactor {
             match listener.accept() {
                 Accepted::Connection(stream, peer) => {
                     self.counters.count(Event::Accepted, now);
+                    let few_are_left = self.reserve.has(&stream);
                     self.admit(index, stream, peer, now);
+                    if few_are_left && !self.reserve.is_whole() {
+                        self.rest(now, Errno::EMFILE);
+                        return false;
+                    }
                 }
                 Accepted::Nobody => return false,
                 Accepted::Lost => {}

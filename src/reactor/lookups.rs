@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use mio::Interest;
 use mio::unix::SourceFd;
+use nix::errno::Errno;
 
 use crate::ident::{Ident, Progress};
 use crate::log;
@@ -100,6 +101,9 @@ impl Reactor {
         let Some(lookups) = pending.lookups_mut() else { return };
         let registry = self.poll.registry();
         let started = Ident::start(ends.local, ends.peer).and_then(|mut client| {
+            if self.reserve.has(&client) {
+                return Err(Errno::EMFILE.into());
+            }
             registry.register(&mut client, Source::Ident(key).token(), Ident::INTEREST)?;
             Ok(client)
         });

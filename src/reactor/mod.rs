@@ -18,6 +18,7 @@ mod drain;
 pub mod explain;
 mod headers;
 mod lookups;
+mod reserve;
 mod status;
 pub mod timer;
 pub mod token;
@@ -56,6 +57,7 @@ use crate::table::{Key, Table};
 use control::Control;
 use dns::Lookup;
 use drain::Drain;
+use reserve::Reserve;
 use timer::{Due, Timers};
 use token::Source;
 use upgrade::{Origin, Trial};
@@ -135,6 +137,7 @@ pub struct Reactor {
     backlogged: VecDeque<u32>,
     /// Accepting rests until `Due::Accept`, because something has run out.
     shortage: bool,
+    reserve: Reserve,
     occupancy: Occupancy,
     access: Option<AccessDb>,
     lookup: Lookup,
@@ -190,6 +193,7 @@ impl Reactor {
             listeners,
             backlogged: VecDeque::new(),
             shortage: false,
+            reserve: Reserve::new(),
             access,
             lookup,
             headers: Table::default(),
@@ -415,7 +419,8 @@ impl Reactor {
                 Due::Ident(key) => self.end_ident(key, None, now),
                 Due::Header(key) => self.header_late(key, now),
                 Due::Linger(key) => self.end_lingering(key),
-                Due::Accept => self.shortage = false,
+                Due::Accept if self.reserve.is_whole() => self.shortage = false,
+                Due::Accept => self.timers.set(now + SHORTAGE_PAUSE, Due::Accept),
                 // The turn itself sees to it.
                 Due::Drain => {}
                 Due::Upgrade => self.trial_late(now),
