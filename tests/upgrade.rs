@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,12 +25,19 @@ struct Upgraded {
     scratch: Scratch,
 }
 
+/// Copies a program by another process: what a process of another test's making, on its way to its
+/// exec, holds open for writing is a "text file busy" for whoever executes it.
+#[track_caller]
+fn copy(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg(from).arg(to).status().unwrap().success());
+}
+
 impl Upgraded {
     #[track_caller]
     fn start(builder: impl FnOnce(&Scratch) -> Builder) -> Upgraded {
         let scratch = Scratch::new();
         let (pid_file, program) = (scratch.join("pid"), scratch.join("couriertcpd"));
-        fs::copy(env!("CARGO_BIN_EXE_couriertcpd"), &program).unwrap();
+        copy(env!("CARGO_BIN_EXE_couriertcpd").as_ref(), &program);
         let builder = builder(&scratch);
         let address = builder.target();
         // Named by a relative path: it has to be found all the same.
@@ -50,7 +57,8 @@ impl Upgraded {
     /// Puts another copy of the program, an inode of its own, in its place.
     fn replace(&self, content: &[u8]) {
         let new = self.scratch.join("new");
-        fs::write(&new, content).unwrap();
+        fs::write(self.scratch.join("content"), content).unwrap();
+        copy(&self.scratch.join("content"), &new);
         fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
         fs::rename(&new, &self.program).unwrap();
     }
@@ -110,7 +118,8 @@ fn handlers_go_on_and_keep_their_places() {
     for _ in 0..3 {
         daemon.upgrade();
     }
-    assert_eq!(procfs::descriptors(daemon.daemon.pid()), descriptors, "none is left over");
+    // Fewer, if the first count met one that was about to be closed.
+    assert!(procfs::descriptors(daemon.daemon.pid()) <= descriptors, "some are left over");
     assert_eq!(procfs::threads(daemon.daemon.pid()), 1);
     daemon.assert_status("slots in use 2 of 3");
     daemon.assert_status("127.0.0.2  2, oldest ");
@@ -359,6 +368,21 @@ fn in_the_foreground_the_control_socket_is_enough() {
     client.send(b"bye\n");
     assert!(client.finish().text().ends_with("bye\n"));
     assert_eq!(upgrade().code(), 0);
+}
+
+/// Of the signals that the daemon ignores itself, programs find those ignored that were so at its start.
+#[test]
+fn programs_find_the_same_signals_ignored_as_before() {
+    let scratch = Scratch::new();
+    let control = format!("-control={}", scratch.join("ctl").display());
+    let daemon =
+        Builder::default().option(&control).prelude("exec env --default-signal --ignore-signal=XFSZ -- \"$@\"").start();
+    let ignored = || daemon.session().report().expect("served").signals("SigIgn");
+    let before = ignored();
+    assert_ne!(before & (1 << (Signal::SIGXFSZ as i32 - 1)), 0);
+    let upgrade = Builder::default().bare().options([&control, "-upgrade"]).run_options();
+    assert_eq!(upgrade.code(), 0);
+    assert_eq!(ignored(), before);
 }
 
 #[test]
