@@ -232,7 +232,7 @@ fn the_socket_is_the_users_and_strangers_are_turned_away() {
     }
     let scratch = Scratch::new();
     let program = scratch.join("couriertcpd");
-    fs::copy(env!("CARGO_BIN_EXE_couriertcpd"), &program).unwrap();
+    copy_program(env!("CARGO_BIN_EXE_couriertcpd"), &program);
     let handler = handler::copy_to(scratch.path());
     let command = [handler.into_os_string(), handler::MARK.into(), "report".into()];
     let asked = Asked::start(Builder::default().options(["-user=33333", "-group=33333"]).handler(command));

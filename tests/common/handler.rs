@@ -29,10 +29,8 @@ pub fn command(steps: &[&str]) -> Vec<OsString> {
 
 /// The handler as a program that another user can run: a copy in `directory`.
 pub fn copy_to(directory: &std::path::Path) -> PathBuf {
-    use std::os::unix::fs::PermissionsExt;
     let copy = directory.join("handler");
-    std::fs::copy(std::env::current_exe().expect("the test binary has a path"), &copy).expect("copy the handler");
-    std::fs::set_permissions(&copy, PermissionsExt::from_mode(0o755)).expect("make it executable");
+    super::copy_program(std::env::current_exe().expect("the test binary has a path"), &copy);
     copy
 }
 

@@ -79,6 +79,15 @@ pub fn free_port(ip: IpAddr) -> SocketAddr {
     probe.local_addr().expect("a bound socket has an address")
 }
 
+/// Copies a program, for everybody to run, by a process of its own: a descriptor open for writing in
+/// this one would be inherited by whatever another test starts at that moment, and keep the copy from
+/// being executed.
+pub fn copy_program(from: impl AsRef<std::ffi::OsStr>, to: &Path) {
+    let mut install = std::process::Command::new("install");
+    let done = install.args(["-m", "755"]).arg(from).arg(to).status().expect("run install");
+    assert!(done.success(), "copy a program to {}", to.display());
+}
+
 /// A directory of one test, removed with all it holds at the end. Everybody may enter it, because
 /// some daemons under test run as another user.
 #[derive(Debug)]
