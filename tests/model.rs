@@ -327,6 +327,7 @@ impl Run {
                 self.clients.remove(&id).expect("not reset").reset();
                 self.model.get(id).reset = true;
             }
+            self.settle();
             for (pid, _) in self.daemon.reactor.census().handlers {
                 kill(pid, Signal::SIGKILL).unwrap();
             }
