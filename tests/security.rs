@@ -65,7 +65,8 @@ fn what_was_given_up_is_not_had_again() {
         ]
     );
     // The same for the daemon, whose life is longer.
-    for (field, expected) in [("Uid", "33333\t33333\t33333\t33333"), ("Groups", "33333"), ("CapPrm", none), ("CapEff", none)]
+    for (field, expected) in
+        [("Uid", "33333\t33333\t33333\t33333"), ("Groups", "33333"), ("CapPrm", none), ("CapEff", none)]
     {
         assert_eq!(procfs::status(daemon.pid(), field).as_deref(), Some(expected), "{field}");
     }
@@ -178,4 +179,27 @@ fn links_in_the_place_of_our_files_are_not_followed() {
     assert!(fs::symlink_metadata(&pid_file).unwrap().is_file());
     assert_eq!((fs::read_to_string(&precious).unwrap().as_str(), mode(&precious)), ("as it was", before));
     drop(daemon);
+}
+
+/// `FILE::TEST` in docs/security.md; `*` stands for all tests of a file.
+#[test]
+fn every_test_that_the_threat_model_names_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("docs/security.md")).unwrap();
+    let quoted: Vec<&str> = text.split('`').skip(1).step_by(2).collect();
+    let tests: Vec<(&str, &str)> = quoted.iter().filter_map(|word| word.split_once(".rs::")).collect();
+    assert!(tests.len() > 50, "only {} tests are named", tests.len());
+    for (file, name) in tests {
+        let source = fs::read_to_string(root.join(format!("{file}.rs"))).unwrap_or_else(|e| panic!("{file}.rs: {e}"));
+        assert!(name == "*" || source.contains(&format!("fn {name}(")), "{file}.rs has no test {name}");
+    }
+    for script in quoted.iter().filter(|word| word.starts_with("scripts/")) {
+        let path = script.split(' ').next().unwrap();
+        assert!(root.join(path).is_file(), "{script}");
+    }
+    let targets = fs::read_dir(root.join("tests/fuzz/targets")).unwrap().map(|entry| entry.unwrap().path());
+    for target in targets {
+        let name = target.file_stem().unwrap().to_str().unwrap();
+        assert!(quoted.contains(&name), "the fuzz target {name} is in no row");
+    }
 }
