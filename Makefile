@@ -35,10 +35,14 @@ EXAMPLES = $(wildcard contrib/examples/*.conf)
 HERE  = $(CURDIR)=.
 CRATES = $${CARGO_HOME:-$$HOME/.cargo}=cargo
 
+# For the C among it, which is the bundled c-ares. What Rust's compiler adds by itself (position
+# independence, read-only relocations) and this are looked for by scripts/check-hardening.
+HARDEN = -fstack-protector-strong -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2
+
 # MAKEFLAGS is kept from c-ares' own make, which would take our variables for its own.
 all:
 	MAKEFLAGS= RUSTFLAGS="$$RUSTFLAGS --remap-path-prefix=$(HERE) --remap-path-prefix=$(CRATES)" \
-	CFLAGS="$$CFLAGS -ffile-prefix-map=$(HERE) -ffile-prefix-map=$(CRATES)" \
+	CFLAGS="$(HARDEN) $$CFLAGS -ffile-prefix-map=$(HERE) -ffile-prefix-map=$(CRATES)" \
 	$(CARGO) build --release $(CARGOFLAGS) $(FEATURES)
 
 # On Debian as root, installs what is missing; elsewhere says what that is.

@@ -47,3 +47,4 @@ pub mod status;
 pub mod stderr;
 pub mod sys;
 pub mod table;
+pub mod text;

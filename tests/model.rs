@@ -327,6 +327,7 @@ impl Run {
                 self.clients.remove(&id).expect("not reset").reset();
                 self.model.get(id).reset = true;
             }
+            self.settle();
             for (pid, _) in self.daemon.reactor.census().handlers {
                 kill(pid, Signal::SIGKILL).unwrap();
             }
@@ -479,6 +480,16 @@ impl Run {
     }
 }
 
+impl Drop for Run {
+    /// Also after a failure, nobody is left behind.
+    fn drop(&mut self) {
+        for (pid, _) in self.daemon.reactor.census().handlers {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+        self.outside.remove();
+    }
+}
+
 fn open_descriptors() -> usize {
     fs::read_dir("/proc/self/fd").unwrap().count()
 }
@@ -507,7 +518,6 @@ fn main() {
         }
         run.drain();
         println!("{name}: {:?}", run.tally);
-        run.outside.remove();
     }
     println!("test result: ok. 1 passed; 0 failed; {steps} steps in {:.1?}", start.elapsed());
 }

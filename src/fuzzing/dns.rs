@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Token};
 
-use super::Input;
+use super::{Input, is_printable};
 use crate::policy::question::{Answer, Family, ListingKind, MAX_NAMES, MAX_TEXT, Question, Records};
 use crate::resolver::fuzzing::{Found, Outcome, is_host_name, read_message};
 use crate::resolver::{Resolver, Settings};
@@ -43,7 +43,7 @@ fn check(records: &Records) {
         }
         Records::Addresses(addresses) => assert!(!addresses.is_empty()),
         Records::Text(text) => {
-            assert!(text.len() <= MAX_TEXT && !text.iter().any(u8::is_ascii_control), "{text:?}");
+            assert!(text.len() <= MAX_TEXT && is_printable(text), "{text:?}");
         }
     }
 }

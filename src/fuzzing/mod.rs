@@ -86,5 +86,7 @@ impl<'a> Input<'a> {
 
 /// True if a terminal would obey none of these bytes: what may stand in a variable.
 fn is_printable(text: &[u8]) -> bool {
-    text.utf8_chunks().all(|chunk| !chunk.valid().contains(char::is_control)) && !text.iter().any(u8::is_ascii_control)
+    text.utf8_chunks().all(|chunk| {
+        !chunk.valid().contains(char::is_control) && !chunk.invalid().iter().any(|b| (0x80..0xa0).contains(b))
+    })
 }

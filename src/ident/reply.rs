@@ -7,6 +7,8 @@
 
 #![forbid(unsafe_code)]
 
+use crate::text::printable;
+
 /// The longest line looked at, without its line end.
 pub const MAX_LINE: usize = 1000;
 
@@ -65,20 +67,6 @@ fn number(text: &[u8]) -> Option<u16> {
         return None;
     }
     std::str::from_utf8(text).ok()?.parse().ok()
-}
-
-/// Control characters become `?`, those of ISO 8859 and Unicode (U+0080 to U+009F) too, since
-/// terminals obey them; other text stays as the server spelled it, UTF-8 or not.
-fn printable(text: &[u8]) -> Vec<u8> {
-    let mut clean = Vec::with_capacity(text.len());
-    for chunk in text.utf8_chunks() {
-        for character in chunk.valid().chars() {
-            let character = if character.is_control() { '?' } else { character };
-            clean.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
-        }
-        clean.extend(chunk.invalid().iter().map(|&b| if (0x80..0xa0).contains(&b) { b'?' } else { b }));
-    }
-    clean
 }
 
 fn is_blank(byte: &u8) -> bool {

@@ -15,6 +15,7 @@ use c_ares::{DnsCls, DnsFlags, DnsRcode, DnsRecord, DnsRecordType, DnsRr, DnsRrK
 
 use super::name::is_host_name;
 use crate::policy::question::{MAX_NAMES, MAX_TEXT, Records};
+use crate::text::printable;
 
 /// CNAMEs followed from one question; a longer chain is taken for a loop. Recursive servers stop
 /// at 8 to 16 themselves.
@@ -186,12 +187,8 @@ fn host_name(record: &DnsRr) -> Box<str> {
 
 /// The strings of a TXT record joined, fit for an environment variable.
 fn text(record: &DnsRr) -> Box<[u8]> {
-    record
-        .abins(DnsRrKey::TXT_DATA)
-        .flatten()
-        .take(MAX_TEXT)
-        .map(|&byte| if byte.is_ascii_control() { b'?' } else { byte })
-        .collect()
+    let joined: Vec<u8> = record.abins(DnsRrKey::TXT_DATA).flatten().take(MAX_TEXT).copied().collect();
+    printable(&joined).into()
 }
 
 /// How long "there is none" holds (RFC 2308 section 5): the lesser of the SOA record's own time and
@@ -236,8 +233,9 @@ mod tests {
             reply("1.2.0.192.in-addr.arpa", PTR, ptr),
             Outcome::Found(names(&["Mail.Example.ORG", "b.example"]), 300)
         );
-        let txt = Message::new().record(Record::txt(&[b"one ", b"two\r\n\x7f"])).record(Record::txt(&[b"other"]));
-        assert_eq!(reply("h.example", TXT, txt), Outcome::Found(Found::Text((*b"one two???").into()), 300));
+        let txt =
+            Message::new().record(Record::txt(&[b"one ", b"two\r\n\x7f\xc2\x9b\x9b"])).record(Record::txt(&[b"other"]));
+        assert_eq!(reply("h.example", TXT, txt), Outcome::Found(Found::Text((*b"one two?????").into()), 300));
     }
 
     #[test]

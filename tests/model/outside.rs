@@ -135,8 +135,8 @@ impl Outside {
         fs::rename(&new, self.directory.join("access")).unwrap();
     }
 
-    pub fn remove(self) {
-        let _ = fs::remove_dir_all(self.directory);
+    pub fn remove(&self) {
+        let _ = fs::remove_dir_all(&self.directory);
     }
 }
 
