@@ -27,7 +27,8 @@ pub struct Reverse {
 enum Stage {
     /// The PTR records are wanted.
     Names,
-    Forward(Forward),
+    /// Boxed: most who wait, wait for the names.
+    Forward(Box<Forward>),
     Done(HostName),
 }
 
@@ -117,13 +118,13 @@ impl Reverse {
                 Answer::Absent => self.stage = Stage::Done(HostName::Absent),
                 Answer::Failed => self.stage = Stage::Done(HostName::SoftError),
                 Answer::Found(records) => {
-                    self.stage = Stage::Forward(Forward {
+                    self.stage = Stage::Forward(Box::new(Forward {
                         names: records.clone(),
                         asked: 0,
                         answered: 0,
                         matching: 0,
                         failed: 0,
-                    });
+                    }));
                 }
             },
             (Stage::Forward(forward), Question::Addresses(name, family)) if *family == Family::of(self.ip) => {

@@ -111,7 +111,7 @@ impl Reactor {
             Ok(client) => {
                 let deadline = now + self.config.lookups.ident_timeout;
                 self.timers.set(deadline, Due::Ident(key));
-                lookups.ident = Some(IdentUnderWay { client, deadline });
+                lookups.ident = Some(Box::new(IdentUnderWay { client, deadline }));
             }
             // Refused at once, no route, no descriptors: the user is not known.
             Err(_) => self.end_ident(key, None, now),
