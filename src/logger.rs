@@ -129,6 +129,14 @@ impl Logger {
         }
     }
 
+    /// The process that runs.
+    pub fn pid(&self) -> Option<Pid> {
+        match self.state {
+            State::Running { pid, .. } => Some(pid),
+            _ => None,
+        }
+    }
+
     /// When [`Logger::tick`] has something to do.
     pub fn deadline(&self) -> Option<Instant> {
         match self.state {

@@ -99,7 +99,7 @@ pub fn ignore(number: Signal) -> Result<bool, Errno> {
     unsafe { signal::signal(number, SigHandler::SigIgn) }.map(|before| matches!(before, SigHandler::SigIgn))
 }
 
-/// A process that is not our child, held so that its number cannot come to mean another one.
+/// A process, held so that its number cannot come to mean another one.
 ///
 /// Kernels before 5.3 and some sandboxes have no pidfd; the number alone serves there.
 #[derive(Debug)]
@@ -124,6 +124,11 @@ impl Process {
 
     pub fn pid(&self) -> Pid {
         self.pid
+    }
+
+    /// A descriptor that is readable once the process has ended, where there is such a thing.
+    pub fn into_handle(self) -> Option<OwnedFd> {
+        self.handle
     }
 
     /// ESRCH: it has ended.
@@ -227,14 +232,26 @@ pub fn drop_new_connections(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     Errno::result(result).map(drop)
 }
 
+/// True if the kernel can close a range of descriptors, and leave it out of a copy of the table (5.9).
+pub fn has_close_range() -> bool {
+    // SAFETY: three integers; no descriptor has the highest number, so nothing is closed.
+    unsafe { libc::syscall(libc::SYS_close_range, u32::MAX, u32::MAX, 0) == 0 }
+}
+
 /// Gives memory that was freed back to the system, where the C library can be told to.
 pub fn trim_heap() {
     #[cfg(target_env = "gnu")]
     {
+        malloc_trim();
         gather_spare_blocks();
-        // SAFETY: malloc_trim has no precondition; it looks at what malloc itself keeps free, no more.
-        unsafe { libc::malloc_trim(0) };
+        malloc_trim();
     }
+}
+
+#[cfg(target_env = "gnu")]
+fn malloc_trim() {
+    // SAFETY: malloc_trim has no precondition; it looks at what malloc itself keeps free, no more.
+    unsafe { libc::malloc_trim(0) };
 }
 
 /// glibc keeps up to seven freed blocks of each small size aside, and malloc_trim leaves these alone:

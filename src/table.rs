@@ -107,14 +107,14 @@ impl<T> Table<T> {
         })
     }
 
-    /// Gives the memory of an empty table back. Old keys stay invalid.
+    /// Gives back what lies behind the last live entry. Old keys stay invalid.
     pub fn shrink(&mut self) {
-        if self.is_empty() && !self.entries.is_empty() {
-            let newest = self.entries.iter().map(|e| e.generation).max().unwrap_or(0);
-            self.first_generation = newest & GENERATION_MASK;
-            self.entries = Vec::new();
-            self.vacant = Vec::new();
-        }
+        let live = self.entries.iter().rposition(|entry| entry.value.is_some()).map_or(0, |last| last + 1);
+        let newest = self.entries.drain(live..).map(|entry| entry.generation).max();
+        self.first_generation = self.first_generation.max(newest.unwrap_or(0));
+        self.entries.shrink_to_fit();
+        self.vacant.retain(|&index| (index as usize) < live);
+        self.vacant.shrink_to_fit();
     }
 }
 
@@ -148,6 +148,20 @@ mod tests {
         }
         assert!(keys.iter().all(|&key| table.get(key).is_none()));
         assert_eq!(table.len(), 10);
+    }
+
+    #[test]
+    fn shrinking_keeps_the_live_and_drops_what_is_behind() {
+        let mut table = Table::default();
+        let keys: Vec<_> = (0..10).map(|i| table.insert(i)).collect();
+        for &key in keys.iter().filter(|key| key.index != 4) {
+            table.remove(key.to_owned());
+        }
+        table.shrink();
+        assert_eq!((table.entries.len(), table.len(), table.get(keys[4])), (5, 1, Some(&4)));
+        let again: Vec<_> = (0..9).map(|i| table.insert(i)).collect();
+        assert_eq!((table.entries.len(), table.len()), (10, 10));
+        assert!(again.iter().all(|key| !keys.contains(key)));
     }
 
     #[test]

@@ -99,13 +99,10 @@ impl Occupancy {
         (self.0.by_address.borrow().clone(), self.0.by_block.borrow().clone())
     }
 
-    /// Gives back what a burst of addresses took, once nobody is counted.
+    /// Gives back what a burst of addresses took.
     pub fn shrink(&self) {
         for map in [&self.0.by_address, &self.0.by_block] {
-            let mut map = map.borrow_mut();
-            if map.is_empty() {
-                map.shrink_to(64);
-            }
+            map.borrow_mut().shrink_to(64);
         }
     }
 }

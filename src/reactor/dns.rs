@@ -18,6 +18,7 @@ use crate::reactor::token::Source;
 use crate::resolver::nss::{self, NssResolver};
 use crate::resolver::{self, Failure, Resolver, Settings};
 use crate::status;
+use crate::sys;
 use crate::table::Key;
 
 /// Something that connections waited for.
@@ -133,6 +134,11 @@ impl Lookup {
         self.nss.as_mut().is_some_and(|nss| nss.exited(pid, now))
     }
 
+    /// The helpers that run.
+    pub fn helpers(&self) -> impl Iterator<Item = Pid> + Clone {
+        self.nss.iter().flat_map(NssResolver::pids)
+    }
+
     /// Once in each turn of the loop, after its events.
     pub fn turn(&mut self, now: Instant) {
         if let Some(dns) = &mut self.dns {
@@ -166,6 +172,14 @@ impl Lookup {
         let dns = self.dns.as_ref();
         let dns = dns.map(|dns| status::Resolver { servers: dns.servers(), counts: dns.counts(), cache_most });
         (dns, self.nss.as_ref().map(NssResolver::counts))
+    }
+
+    /// Gives what was freed, here or elsewhere, back to the system.
+    pub fn give_memory_back(&mut self) {
+        match &mut self.dns {
+            Some(dns) => dns.give_memory_back(),
+            None => sys::trim_heap(),
+        }
     }
 
     /// SIGHUP: resolv.conf is read anew and the caches are emptied.

@@ -71,6 +71,14 @@ impl<V: Clone> Cache<V> {
         self.table.push(&mut self.by_use, place);
     }
 
+    /// Takes out the answer that was used longest ago, with the second in which it ends.
+    pub fn pop(&mut self) -> Option<(Question, V, u32)> {
+        let oldest = self.by_use.first()?;
+        self.table.unlink(&mut self.by_use, oldest);
+        let (question, Kept { answer, expires }) = self.table.remove(oldest)?;
+        Some((question, answer, expires))
+    }
+
     /// Forgets everything, memory included.
     pub fn clear(&mut self) {
         *self = Cache::new(self.most);

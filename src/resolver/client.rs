@@ -32,6 +32,7 @@ use crate::table::Key;
 use super::cache::Cache;
 use super::channel::{Basket, Channel, Reply};
 use super::name;
+use super::packed::Packed;
 use super::reply::{FAILURE_TTL, Failure, Outcome};
 use super::sockets::Sockets;
 use super::table::Place;
@@ -469,8 +470,15 @@ impl Resolver {
         }
         if self.trim && self.old.is_empty() {
             self.trim = false;
-            sys::trim_heap();
+            self.give_memory_back();
         }
+    }
+
+    /// Gives what was freed back to the system. The answers that are kept must not stand in the way.
+    pub fn give_memory_back(&mut self) {
+        let kept = Packed::pack(&mut self.cache);
+        sys::trim_heap();
+        kept.unpack(&mut self.cache);
     }
 }
 

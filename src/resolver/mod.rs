@@ -12,6 +12,7 @@ pub mod fuzzing;
 mod name;
 pub mod nss;
 mod nss_helper;
+mod packed;
 mod reply;
 mod sockets;
 mod table;
