@@ -43,11 +43,12 @@ impl Children {
 
     /// Takes the entry of a handler that has ended; none: the process is no handler.
     pub fn ended(&mut self, pid: Pid) -> Option<Handler> {
-        let handler = self.handlers.remove(&pid);
-        if self.handlers.is_empty() {
-            self.handlers.shrink_to(64);
-        }
-        handler
+        self.handlers.remove(&pid)
+    }
+
+    /// Gives back what a burst took.
+    pub fn shrink(&mut self) {
+        self.handlers.shrink_to_fit();
     }
 
     pub fn len(&self) -> usize {

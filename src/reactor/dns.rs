@@ -134,11 +134,6 @@ impl Lookup {
         self.nss.as_mut().is_some_and(|nss| nss.exited(pid, now))
     }
 
-    /// The helpers that run.
-    pub fn helpers(&self) -> impl Iterator<Item = Pid> + Clone {
-        self.nss.iter().flat_map(NssResolver::pids)
-    }
-
     /// Once in each turn of the loop, after its events.
     pub fn turn(&mut self, now: Instant) {
         if let Some(dns) = &mut self.dns {

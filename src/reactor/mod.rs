@@ -18,6 +18,7 @@ mod drain;
 pub mod explain;
 mod headers;
 mod lookups;
+mod quiet;
 mod reserve;
 mod status;
 pub mod timer;
@@ -166,6 +167,10 @@ pub struct Reactor {
     /// How the daemon was started; none if nobody can ask it to do that again.
     origin: Option<Origin>,
     trial: Option<Trial>,
+    /// The most connections at a time since memory was last given back.
+    peak: usize,
+    /// True if `Due::Quiet` is set.
+    settling: bool,
     terminate: bool,
 }
 
@@ -209,6 +214,8 @@ impl Reactor {
             children: Children::default(),
             manager,
             control,
+            peak: 0,
+            settling: false,
             drain: None,
             origin,
             trial: None,
@@ -259,6 +266,7 @@ impl Reactor {
         if !self.terminate {
             self.hand_over_if_due(now);
         }
+        self.note_peak(now);
         self.open_or_close_the_door(now);
         self.tell_counts(now);
         events.iter().count()
@@ -426,6 +434,7 @@ impl Reactor {
                 Due::Upgrade => self.trial_late(now),
                 Due::ControlDoor => self.accept_control(now),
                 Due::Control(key) => self.end_control(key),
+                Due::Quiet => self.settle(now),
             }
         }
         self.restart_logger(now);

@@ -31,6 +31,8 @@ pub enum Due {
     ControlDoor,
     /// A connection to the control socket has had its time.
     Control(Key),
+    /// It is seen whether a burst is over.
+    Quiet,
 }
 
 #[derive(Debug, Default)]
