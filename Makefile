@@ -58,6 +58,20 @@ check:
 	@scripts/deps check
 	@CARGO="$(CARGO)" CARGOFLAGS="$(CARGOFLAGS) $(FEATURES)" OUT="$(OUT)" scripts/check
 
+# Measures the daemon against what it replaces and its peers, as far as they are here ("scripts/deps bench" installs
+# them): see docs/scaling.md. Needs root, or user namespaces. BENCHFLAGS: --rounds N, --seconds S, --only GROUP,...
+BENCH      = target/bench
+BENCHFLAGS =
+
+bench: all
+	@mkdir -p $(BENCH)
+	$(CARGO) build --release $(CARGOFLAGS) --manifest-path bench/Cargo.toml --target-dir $(BENCH)/build
+	$(BENCH)/build/release/bench run --ours $(OUT)/couriertcpd --work $(BENCH) --reference "$$(scripts/reference)" $(BENCHFLAGS)
+
+# Draws what "make bench" measured.
+bench-report:
+	$(BENCH)/build/release/bench report $(BENCH)/results.json docs/plots
+
 # What is installed, each as MODE:SOURCE:TARGET.
 FILES = $(foreach p,$(PROGRAMS),755:$(OUT)/$p:$(SBINDIR)/$p) \
 	$(foreach m,$(notdir $(MAN)),644:man/$m:$(MANDIR)/man$(subst .,,$(suffix $m))/$m) \
@@ -102,4 +116,4 @@ dist:
 clean:
 	$(CARGO) clean
 
-.PHONY: all deps demo check install uninstall vendor dist clean
+.PHONY: all deps demo check bench bench-report install uninstall vendor dist clean
