@@ -11,7 +11,7 @@ use nix::sys::resource::{Resource, getrlimit};
 
 use crate::addr;
 use crate::children::{Handler, Places};
-use crate::config::{HandlerStderr, HostMismatch, IPV4_BLOCK_PREFIX, Level};
+use crate::config::{HandlerStderr, IPV4_BLOCK_PREFIX, Level};
 use crate::error::errno_text;
 use crate::lingering::{self, Rest};
 use crate::log::{self, Connection, Decision};
@@ -197,7 +197,7 @@ impl Reactor {
         log::connection(&Connection {
             remote: peer,
             local,
-            host: host.and_then(|name| name.variable(HostMismatch::default())).map(str::as_bytes),
+            host: host.and_then(|name| name.variable(self.config.lookups.mismatch)).map(str::as_bytes),
             decision: Decision::Gone,
             by: None,
             detail: None,

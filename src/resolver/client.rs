@@ -46,6 +46,9 @@ pub(super) const MAX_WANTED: usize = 2000;
 /// while a server is silent they take long to end: they must not keep others from being asked, nor
 /// pile up. c-ares itself hangs at 65,536.
 const MAX_IN_FLIGHT: usize = 2 * MAX_WANTED;
+/// Of both, what is kept for DNS access lists. Whoever has a zone of names that nobody answers for can
+/// hold a query for as long as c-ares tries; a list that is asked too late refuses nobody.
+pub(super) const FOR_LISTS: usize = 500;
 /// Queries started in one turn, so that a burst neither holds up the loop for long nor has more
 /// replies come in than the sockets' buffers hold before they are read.
 const MAX_STARTED: usize = 256;
@@ -356,7 +359,12 @@ impl Resolver {
     }
 
     fn may_start(&self) -> bool {
-        self.waiting.queued() > 0 && self.waiting.wanted() < MAX_WANTED && self.in_flight < MAX_IN_FLIGHT
+        let waits = if self.may_start_names() { self.waiting.queued() } else { self.waiting.lists_queued() };
+        waits > 0 && self.waiting.wanted() < MAX_WANTED && self.in_flight < MAX_IN_FLIGHT
+    }
+
+    fn may_start_names(&self) -> bool {
+        self.waiting.wanted() < MAX_WANTED - FOR_LISTS && self.in_flight < MAX_IN_FLIGHT - FOR_LISTS
     }
 
     /// Starts queries as far as the limits allow. True if any was started.
@@ -368,7 +376,8 @@ impl Resolver {
                 let _ = self.open(now);
             }
             let number = self.next;
-            let Some((place, question)) = self.waiting.send_next(number) else { break };
+            let names = self.may_start_names();
+            let Some((place, question)) = self.waiting.send_next(number, names) else { break };
             self.next = next_number(number);
             self.allowance -= 1;
             self.in_flight += 1;

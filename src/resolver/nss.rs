@@ -247,11 +247,6 @@ impl NssResolver {
         self.dispatch(now);
     }
 
-    /// The helpers that have not been reaped.
-    pub fn pids(&self) -> impl Iterator<Item = Pid> + Clone {
-        self.slots.iter().filter_map(Slot::pid)
-    }
-
     /// Process `pid` has ended and was reaped. False: it is none of the helpers.
     pub fn exited(&mut self, pid: Pid, now: Instant) -> bool {
         let Some(index) = self.slots.iter().position(|slot| slot.pid() == Some(pid)) else { return false };

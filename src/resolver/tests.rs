@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Token};
 
-use super::client::MAX_WANTED;
+use super::client::{FOR_LISTS, MAX_WANTED};
 use super::{Counts, Failure, Finished, Resolver, Settings};
 use crate::policy::question::{Answer, Family, ListingKind, Question, Records};
 use crate::table::Key;
@@ -516,13 +516,18 @@ fn while_orphans_hang_others_are_asked() {
     let server = Dns::start();
     server.set("*.in-addr.arpa", PTR, Message::new().fault(Fault::Silent)).set("h.example", A, a("192.0.2.1"));
     let mut l = Loop::asking(&[server.address], 0);
-    let many = MAX_WANTED as u32;
+    let many = (MAX_WANTED - FOR_LISTS) as u32;
     for n in 0..many + 1 {
         assert_eq!(l.ask(&ptr(n), waiter(n)), None);
     }
     l.ask(&host("h.example"), waiter(many + 1));
     l.until("all in flight", |l| l.counts().in_flight == many as usize);
     assert_eq!(l.counts().queued, 2, "the limit holds");
+    // A list is asked all the same.
+    let list = Question::Listing { zone: 0, ip: IpAddr::from([192, 0, 2, 1]), kind: ListingKind::A };
+    l.ask(&list, waiter(many + 2));
+    l.until("the list's answer", |l| l.told.iter().any(|told| told.1 == list));
+    l.told.clear();
     for n in 0..many {
         l.resolver.forget(&ptr(n), waiter(n));
     }

@@ -1,10 +1,10 @@
 //! The questions somebody waits for: who waits, which are asked, which are still in the queue.
 //!
 //! An entry is small, as there may be sixty thousand of them: the question without its name, the
-//! first of those who wait, and a few numbers; 64 bytes in all. The queue is in order of arrival, for
-//! questions, not for connections. That is fair, because a connection asks for a bounded number at
-//! a time: its lists and its PTR record, later a few of the names found, and goes to the end of the
-//! queue with each. Pure: no I/O, no clock.
+//! first of those who wait, and a few numbers; 64 bytes in all. There is a queue for
+//! lists, which goes first, and one for names. Each is in order of arrival, for questions, not for
+//! connections. That is fair, because a connection asks for a bounded number at a time: its lists and
+//! its PTR record, later a few of the names found, and goes to the end of the queue with each. Pure: no I/O, no clock.
 
 #![forbid(unsafe_code)]
 
@@ -146,7 +146,9 @@ pub struct Expected {
 #[derive(Default)]
 pub struct Waiting {
     table: Table<Entry>,
-    queue: List,
+    /// Not yet sent, in order of arrival: for lists, and for names.
+    lists: List,
+    names: List,
     /// Entries that were sent and are still waited for.
     wanted: usize,
 }
@@ -169,7 +171,12 @@ impl Waiting {
     }
 
     pub fn queued(&self) -> usize {
-        self.queue.len()
+        self.lists.len() + self.names.len()
+    }
+
+    /// Of the queued ones those for DNS access lists.
+    pub fn lists_queued(&self) -> usize {
+        self.lists.len()
     }
 
     /// Questions sent that somebody waits for.
@@ -183,7 +190,7 @@ impl Waiting {
         let Some(place) = self.table.find(question) else {
             let entry = Entry { waiters: Waiters::One(waiter), since: now, stage: 0 };
             let place = self.table.insert(question.clone(), entry);
-            self.table.push(&mut self.queue, place);
+            self.enqueue(place);
             return Added::Queued;
         };
         let Some(entry) = self.table.get_mut(place) else { return Added::Queued };
@@ -233,15 +240,16 @@ impl Waiting {
         if entry.is_sent() {
             self.wanted -= 1;
         } else {
-            self.table.unlink(&mut self.queue, place);
+            self.dequeue(place);
             self.table.remove(place);
         }
     }
 
-    /// Takes the question that has been longest in the queue, to be sent as query `number`.
-    pub fn send_next(&mut self, number: u32) -> Option<(Place, &Question)> {
-        let place = self.queue.first()?;
-        self.table.unlink(&mut self.queue, place);
+    /// Takes the question that is next, to be sent as query `number`: the oldest for a list, else, with `names`
+    /// too, the oldest for a name.
+    pub fn send_next(&mut self, number: u32, names: bool) -> Option<(Place, &Question)> {
+        let place = self.lists.first().or_else(|| self.names.first().filter(|_| names))?;
+        self.dequeue(place);
         self.table.get_mut(place)?.set_stage(Stage::Sent(number));
         self.wanted += 1;
         Some((place, self.table.question(place)))
@@ -270,7 +278,26 @@ impl Waiting {
         let Some(entry) = self.table.get_mut(place).filter(|entry| entry.is_sent()) else { return };
         entry.set_stage(Stage::Queued);
         self.wanted -= 1;
-        self.table.push(&mut self.queue, place);
+        self.enqueue(place);
+    }
+
+    fn queue_of(&mut self, place: Place) -> &mut List {
+        match self.table.question(place) {
+            Question::Listing { .. } => &mut self.lists,
+            Question::Names(_) | Question::Addresses(..) => &mut self.names,
+        }
+    }
+
+    fn enqueue(&mut self, place: Place) {
+        let mut queue = std::mem::take(self.queue_of(place));
+        self.table.push(&mut queue, place);
+        *self.queue_of(place) = queue;
+    }
+
+    fn dequeue(&mut self, place: Place) {
+        let mut queue = std::mem::take(self.queue_of(place));
+        self.table.unlink(&mut queue, place);
+        *self.queue_of(place) = queue;
     }
 
     /// Takes out a question that was sent, for its answer has come; also since when it was asked for.
@@ -294,6 +321,7 @@ impl Waiting {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::question::ListingKind;
     use std::net::IpAddr;
 
     fn question(n: u8) -> Question {
@@ -319,7 +347,7 @@ mod tests {
         assert_eq!(waiting.add(&question(2), key(9), 5, None), Added::Shared);
         let mut order = Vec::new();
         let mut places = Vec::new();
-        while let Some((place, question)) = waiting.send_next(places.len() as u32) {
+        while let Some((place, question)) = waiting.send_next(places.len() as u32, true) {
             order.push(question.clone());
             places.push(place);
         }
@@ -347,7 +375,7 @@ mod tests {
         waiting.add(&question(200), key(2), 0, None);
         let mut sent = 0;
         loop {
-            let (place, asked) = waiting.send_next(sent).unwrap();
+            let (place, asked) = waiting.send_next(sent, true).unwrap();
             let done = *asked == question(200);
             sent += 1;
             waiting.finish(place);
@@ -357,6 +385,21 @@ mod tests {
             ask(&mut waiting);
         }
         assert_eq!(sent, 5);
+    }
+
+    /// Silent zones of names must not make lists be asked too late, which would let everybody in.
+    #[test]
+    fn lists_are_asked_before_names_and_without_them() {
+        let mut waiting = Waiting::default();
+        let list = |n: u8| Question::Listing { zone: 0, ip: IpAddr::from([192, 0, 2, n]), kind: ListingKind::A };
+        waiting.add(&question(1), key(1), 0, None);
+        waiting.add(&list(1), key(1), 0, None);
+        waiting.add(&list(2), key(1), 0, None);
+        assert_eq!((waiting.queued(), waiting.lists_queued()), (3, 2));
+        assert_eq!(waiting.send_next(1, false).map(|(_, asked)| asked.clone()), Some(list(1)));
+        assert_eq!(waiting.send_next(2, true).map(|(_, asked)| asked.clone()), Some(list(2)));
+        assert_eq!(waiting.send_next(3, false), None);
+        assert_eq!(waiting.send_next(3, true).map(|(_, asked)| asked.clone()), Some(question(1)));
     }
 
     #[test]
@@ -370,7 +413,7 @@ mod tests {
         assert_eq!(waiting.queued(), 2);
         waiting.remove(&question(1), key(2));
         assert_eq!((waiting.queued(), waiting.state(&question(1))), (1, None));
-        let (place, asked) = waiting.send_next(0).unwrap();
+        let (place, asked) = waiting.send_next(0, true).unwrap();
         assert_eq!(*asked, question(2));
         waiting.remove(&question(2), key(1));
         assert_eq!(
@@ -397,11 +440,11 @@ mod tests {
     fn what_the_old_servers_were_asked_is_asked_again() {
         let mut waiting = Waiting::default();
         waiting.add(&question(1), key(1), 0, None);
-        let (place, _) = waiting.send_next(LAST).unwrap();
+        let (place, _) = waiting.send_next(LAST, true).unwrap();
         waiting.add(&question(1), key(2), 0, Some(0));
         assert_eq!((waiting.queued(), waiting.wanted()), (1, 0));
         assert_eq!(waiting.expects(place, LAST), None, "the old answer no longer counts");
-        let (again, _) = waiting.send_next(0).unwrap();
+        let (again, _) = waiting.send_next(0, true).unwrap();
         assert_eq!((again, waiting.wanted()), (place, 1));
         waiting.add(&question(1), key(3), 0, Some(0));
         assert_eq!(waiting.queued(), 0);
@@ -415,7 +458,7 @@ mod tests {
     fn a_question_without_an_answer_for_a_second_is_pressed_and_fails_with_its_last_query() {
         let mut waiting = Waiting::default();
         waiting.add(&question(1), key(1), 0, None);
-        let place = waiting.send_next(7).unwrap().0;
+        let place = waiting.send_next(7, true).unwrap().0;
         assert_eq!(waiting.add(&question(1), key(2), 500, None), Added::Shared);
         assert_eq!(waiting.add(&question(1), key(3), 600, None), Added::Overdue(place, 7));
         assert_eq!(waiting.press(place), Some(&question(1)));
@@ -430,7 +473,7 @@ mod tests {
         assert_eq!(waiting.add(&question(1), key(5), 60_000, None), Added::Shared);
         // Whoever comes after all others have left does not wait for the old query either.
         waiting.add(&question(2), key(1), 0, None);
-        let place = waiting.send_next(8).unwrap().0;
+        let place = waiting.send_next(8, true).unwrap().0;
         waiting.remove(&question(2), key(1));
         assert_eq!(waiting.add(&question(2), key(2), 700, None), Added::Overdue(place, 8));
     }
