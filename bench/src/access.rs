@@ -28,7 +28,9 @@ fn datum(text: &str) -> Datum {
 
 /// A database of these records, in place of what is at `path`.
 pub fn write(path: &Path, records: impl IntoIterator<Item = (String, String)>) -> io::Result<()> {
-    let name = CString::new(path.as_os_str().as_bytes())?;
+    // A server that still has the old one open would keep it from being written over.
+    let new = path.with_extension("new");
+    let name = CString::new(new.as_os_str().as_bytes())?;
     // SAFETY: a NUL-terminated path; no fatal function.
     let file = unsafe { gdbm_open(name.as_ptr(), 0, NEW, 0o644, ptr::null()) };
     if file.is_null() {
@@ -40,7 +42,7 @@ pub fn write(path: &Path, records: impl IntoIterator<Item = (String, String)>) -
     }
     // SAFETY: an open database, not used again.
     unsafe { gdbm_close(file) };
-    Ok(())
+    std::fs::rename(new, path)
 }
 
 /// As a large site's: this many single addresses of 10.0.0.0/8 refused, and nothing that matches the clients.
