@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use nix::errno::Errno;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
@@ -69,6 +70,7 @@ pub fn reap() -> Option<(Pid, WaitStatus)> {
     loop {
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
             Ok(status @ (WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..))) => return Some((pid, status)),
+            Err(Errno::EINTR) => {}
             // Stops and continues are not asked for.
             Ok(WaitStatus::StillAlive) | Err(_) => return None,
             Ok(_) => {}

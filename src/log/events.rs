@@ -79,6 +79,18 @@ pub fn proxy_not_trusted(peer: IpAddr) {
     limited_by(Kind::ProxyFrom, fold(peer), Level::Warning, text);
 }
 
+/// A connection is closed at once, because the system cannot tell which address it came to.
+pub fn local_end_unknown(error: &io::Error) {
+    let text = format_args!("a connection is closed, its local address is not to be had: {}", errno_text(error));
+    limited(Kind::Accept, Level::Alert, text);
+}
+
+/// ident could not be asked, by a shortage here.
+pub fn ident_not_asked(error: &io::Error) {
+    let text = format_args!("cannot ask ident: {}; connections go on without it", errno_text(error));
+    limited(Kind::Ident, Level::Warning, text);
+}
+
 /// PROGRAM could not be started for a connection, which is closed.
 pub fn handler_not_started(program: &OsStr, error: &io::Error) {
     let text = format_args!("cannot run {}: {}", Escaped(program.as_bytes()), errno_text(error));

@@ -48,6 +48,8 @@ pub enum Kind {
     ListOdd,
     /// The resolver as such: no server, no socket.
     Resolver,
+    /// ident could not be asked for want of descriptors, memory or ports.
+    Ident,
     /// `-lookuptimeout` has cut lookups off.
     LookupsLate,
     /// A helper process of `-resolver=nss`.

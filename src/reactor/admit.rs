@@ -1,5 +1,6 @@
 //! From accept to the lookups: the access file, the limits, and what a connection owes.
 
+use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -163,11 +164,16 @@ impl Reactor {
         if self.config.limits.max_pending == 0 { self.take_slot() } else { None }
     }
 
-    /// False: the client is gone already, and with it the knowledge of where it came to.
+    /// False: the client is gone already, and with it the knowledge of where it came to; or the
+    /// system has no memory to tell.
     fn find_local_end(&self, listener: Option<u32>, client: &mut Client) -> bool {
         if client.local.is_none() {
             let listener = listener.and_then(|index| self.listeners.get(index));
-            client.local = listener.and_then(|l| l.local_end(&client.stream).ok());
+            match listener.map(|listener| listener.local_end(&client.stream)) {
+                Some(Ok(local)) => client.local = Some(local),
+                Some(Err(error)) if error.kind() != io::ErrorKind::NotConnected => log::local_end_unknown(&error),
+                _ => {}
+            }
         }
         client.local.is_some()
     }

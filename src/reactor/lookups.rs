@@ -113,8 +113,14 @@ impl Reactor {
                 self.timers.set(deadline, Due::Ident(key));
                 lookups.ident = Some(Box::new(IdentUnderWay { client, deadline }));
             }
-            // Refused at once, no route, no descriptors: the user is not known.
-            Err(_) => self.end_ident(key, None, now),
+            // Refused at once, no route, or a shortage of ours: the user is not known.
+            Err(error) => {
+                let errno = error.raw_os_error().map_or(Errno::ENOMEM, Errno::from_raw);
+                if is_our_shortage(errno) {
+                    log::ident_not_asked(&error);
+                }
+                self.end_ident(key, None, now);
+            }
         }
     }
 
@@ -232,4 +238,18 @@ impl Reactor {
             self.lookup.forget_name(ip, key);
         }
     }
+}
+
+/// True if it is this host that has run out of something: descriptors, memory, ports, watches.
+fn is_our_shortage(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::EMFILE
+            | Errno::ENFILE
+            | Errno::ENOMEM
+            | Errno::ENOBUFS
+            | Errno::ENOSPC
+            | Errno::EAGAIN
+            | Errno::EADDRNOTAVAIL
+    )
 }
