@@ -9,6 +9,8 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
@@ -21,6 +23,10 @@ use crate::addr;
 use crate::config::ListenSpec;
 use crate::error::StartError;
 use crate::{handover, sys};
+
+/// How long a port may be taken by nobody who stays. A daemon that was killed while it started a program
+/// leaves a child that holds its sockets until the exec, some milliseconds on a busy machine.
+const LAST_HOLDERS: Duration = Duration::from_millis(200);
 
 /// One listening socket.
 #[derive(Debug)]
@@ -251,6 +257,16 @@ fn bind_wildcard(port: u16, backlog: Option<i32>) -> Result<Vec<Listener>, Errno
 }
 
 fn bind_one(address: SocketAddr, backlog: Option<i32>) -> Result<Listener, Errno> {
+    let deadline = Instant::now() + LAST_HOLDERS;
+    loop {
+        match bind_at_once(address, backlog) {
+            Err(Errno::EADDRINUSE) if Instant::now() < deadline => thread::sleep(LAST_HOLDERS / 20),
+            result => return result,
+        }
+    }
+}
+
+fn bind_at_once(address: SocketAddr, backlog: Option<i32>) -> Result<Listener, Errno> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd: OwnedFd = socket(family, SockType::Stream, flags, None)?;
