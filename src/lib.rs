@@ -14,6 +14,7 @@
 //! - `handover` is what one program passes to the next when the daemon is upgraded.
 //! - `status` shows how the daemon does, `control` is the socket where it is asked.
 //! - `log` is where every room but `policy` says what it has to say; `sys` has the bare system calls.
+//! - `memory` keeps some back for the moment when there is no more.
 //!
 //! There is one thread, always, so forking is safe.
 
@@ -35,6 +36,7 @@ pub mod listener;
 pub mod log;
 pub mod logger;
 pub mod manager;
+pub mod memory;
 pub mod pending;
 pub mod policy;
 pub mod proxy;

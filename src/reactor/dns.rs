@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use crate::config::{Config, Level, NameSource};
 use crate::error::StartError;
 use crate::log::{self, Kind};
+use crate::memory;
 use crate::policy::question::{Answer, HostName, Question};
 use crate::policy::session::{Session, Wanted};
 use crate::reactor::token::Source;
@@ -191,8 +192,12 @@ impl Lookup {
 /// Trouble with the name servers themselves is said, once a minute. That one zone fails is not: it
 /// is what SERVFAIL is for, and the Internet is full of it.
 fn report_failure(found: &resolver::Finished) {
-    if let Some(failure @ (Failure::TimedOut | Failure::Unreachable | Failure::NoChannel | Failure::Local)) =
-        found.failure
+    let Some(failure) = found.failure else { return };
+    if failure == Failure::NoMemory {
+        // What is in hand is better used for lookups than kept: a list that cannot be asked refuses nobody.
+        memory::give_way();
+    }
+    if let Failure::TimedOut | Failure::Unreachable | Failure::NoChannel | Failure::NoMemory | Failure::Local = failure
     {
         log::limited(Kind::Resolver, Level::Warning, format_args!("DNS lookup failed: {failure}"));
     }

@@ -44,6 +44,7 @@ use crate::error::StartError;
 use crate::listener::Listeners;
 use crate::log;
 use crate::manager::{Counts, Manager};
+use crate::memory;
 use crate::pending::Pending;
 use crate::policy::env::Base;
 use crate::policy::limits::Occupancy;
@@ -240,6 +241,8 @@ impl Reactor {
 
     /// What comes before the first turn.
     pub fn open_the_door(&mut self, now: Instant) {
+        // Without it the daemon does as well, but for running out of memory; so it is not waited for.
+        let _ = memory::replenish();
         self.open_or_close_the_door(now);
         self.tell_ready(now);
     }
@@ -267,6 +270,9 @@ impl Reactor {
             self.hand_over_if_due(now);
         }
         self.note_peak(now);
+        if memory::is_short() && !self.shortage {
+            self.rest(now, Errno::ENOMEM);
+        }
         self.open_or_close_the_door(now);
         self.tell_counts(now);
         events.iter().count()
@@ -427,7 +433,7 @@ impl Reactor {
                 Due::Ident(key) => self.end_ident(key, None, now),
                 Due::Header(key) => self.header_late(key, now),
                 Due::Linger(key) => self.end_lingering(key),
-                Due::Accept if self.reserve.is_whole() => self.shortage = false,
+                Due::Accept if self.reserve.is_whole() && memory::replenish() => self.shortage = false,
                 Due::Accept => self.timers.set(now + SHORTAGE_PAUSE, Due::Accept),
                 // The turn itself sees to it.
                 Due::Drain => {}
@@ -460,6 +466,7 @@ impl Reactor {
 
     fn may_accept(&self) -> bool {
         !self.shortage
+            && !memory::is_short()
             && match self.config.limits.max_pending {
                 0 => self.occupancy.has_free_slot(),
                 most => self.headers.len() + self.pending.len() < most as usize,

@@ -76,7 +76,8 @@ pub enum Failure {
     BadName,
     /// There is no working channel.
     NoChannel,
-    /// No memory, and whatever else can happen to the query on our side.
+    NoMemory,
+    /// Whatever else can happen to the query on our side.
     Local,
 }
 
@@ -92,7 +93,8 @@ impl fmt::Display for Failure {
             Failure::Nonsense => "the name server's reply makes no sense",
             Failure::BadName => "not a name that can be asked for",
             Failure::NoChannel => "the DNS client could not be set up",
-            Failure::Local => "no memory or no descriptor for a query",
+            Failure::NoMemory => "no memory for a query",
+            Failure::Local => "a query could not be made",
         })
     }
 }
@@ -108,6 +110,7 @@ impl From<c_ares::Error> for Failure {
             Error::ENOTIMP | Error::EFORMERR => Failure::OtherCode,
             Error::EBADRESP => Failure::Malformed,
             Error::EBADNAME | Error::EBADQUERY | Error::EBADSTR => Failure::BadName,
+            Error::ENOMEM => Failure::NoMemory,
             _ => Failure::Local,
         }
     }
