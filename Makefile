@@ -72,6 +72,17 @@ bench: all
 bench-report:
 	$(BENCH)/build/release/bench report $(BENCH)/results.json docs/plots
 
+# Faults, hostile clients and services, signals, a soak of a minute: in less than ten minutes.
+check-faults:
+	@scripts/deps check
+	@CARGO="$(CARGO)" CARGOFLAGS="$(CARGOFLAGS) $(FEATURES)" scripts/check-faults
+
+# The soak alone, for MINUTES.
+MINUTES = 10
+soak:
+	@scripts/deps check
+	@CARGO="$(CARGO)" CARGOFLAGS="$(CARGOFLAGS) $(FEATURES)" MINUTES="$(MINUTES)" scripts/check-faults soak
+
 # What is installed, each as MODE:SOURCE:TARGET.
 FILES = $(foreach p,$(PROGRAMS),755:$(OUT)/$p:$(SBINDIR)/$p) \
 	$(foreach m,$(notdir $(MAN)),644:man/$m:$(MANDIR)/man$(subst .,,$(suffix $m))/$m) \
@@ -116,4 +127,4 @@ dist:
 clean:
 	$(CARGO) clean
 
-.PHONY: all deps demo check bench bench-report install uninstall vendor dist clean
+.PHONY: all deps demo check check-faults soak bench bench-report install uninstall vendor dist clean

@@ -120,6 +120,16 @@ pub enum Fault {
     CutShort,
     /// Over TCP: closes the connection instead. Over UDP as `Truncated`.
     TcpClosed,
+    /// Over TCP: one byte a second. Over UDP as `Truncated`.
+    TcpTrickle,
+    /// Over TCP: says that more will come than does, and keeps the connection. Over UDP as `Truncated`.
+    TcpUnfinished,
+    /// Over TCP: filled up to 65,535 bytes with a record of a type that nobody knows. Over UDP as `Truncated`.
+    TcpLargest,
+    /// The same answer twice.
+    Twice,
+    /// Some answers with other ids come first.
+    OtherIdsFirst,
 }
 
 /// What is answered to one question.
@@ -190,11 +200,16 @@ impl Message {
 
     fn encode_for(&self, query: &Query, tcp: bool) -> Option<Vec<u8>> {
         let mut wire = Vec::new();
-        let cut = !tcp && matches!(self.fault, Fault::Truncated | Fault::TcpClosed);
+        let cut = !tcp
+            && matches!(
+                self.fault,
+                Fault::Truncated | Fault::TcpClosed | Fault::TcpTrickle | Fault::TcpUnfinished | Fault::TcpLargest
+            );
         let id = if self.fault == Fault::WrongId { query.id ^ 0x5555 } else { query.id };
         let flags = 0x8180 | self.flags | if cut { 0x0200 } else { 0 } | u16::from(self.rcode);
         let answers = if cut { &[][..] } else { &self.answers };
-        for number in [id, flags, 1, answers.len() as u16, self.authority.len() as u16, 0] {
+        let filled = tcp && self.fault == Fault::TcpLargest;
+        for number in [id, flags, 1, answers.len() as u16, self.authority.len() as u16, u16::from(filled)] {
             wire.extend_from_slice(&number.to_be_bytes());
         }
         match self.fault {
@@ -208,6 +223,11 @@ impl Message {
         wire.extend_from_slice(&1u16.to_be_bytes());
         for record in answers.iter().chain(&self.authority) {
             record.encode(&mut wire);
+        }
+        if filled {
+            // The record itself takes 12 bytes.
+            let room = usize::from(u16::MAX) - wire.len() - 12;
+            Record::raw(65_280, vec![0; room]).encode(&mut wire);
         }
         if self.fault == Fault::CutShort {
             wire.truncate(wire.len() - 3);
@@ -434,11 +454,20 @@ fn serve_udp(socket: &UdpSocket, script: &Mutex<Script>, stop: &AtomicBool) {
             script.find(&query)
         };
         let Some(wire) = message.encode_for(&query, false) else { continue };
-        if message.delay.is_zero() {
-            let _ = socket.send_to(&wire, client);
-        } else {
-            serial += 1;
-            late.push(Due(Instant::now() + message.delay, serial, wire, client));
+        let mut wires = Vec::new();
+        match message.fault {
+            Fault::Twice => wires.push(wire.clone()),
+            Fault::OtherIdsFirst => wires.extend((1..=20).map(|n| [&[wire[0] ^ n, wire[1]], &wire[2..]].concat())),
+            _ => {}
+        }
+        wires.push(wire);
+        for wire in wires {
+            if message.delay.is_zero() {
+                let _ = socket.send_to(&wire, client);
+            } else {
+                serial += 1;
+                late.push(Due(Instant::now() + message.delay, serial, wire, client));
+            }
         }
     }
 }
@@ -451,8 +480,9 @@ fn serve_tcp(listener: &TcpListener, script: &Arc<Mutex<Script>>, stop: &Arc<Ato
         }
         let script = script.clone();
         let stop = stop.clone();
-        clients
-            .push(thread::spawn(move || while !stop.load(Ordering::SeqCst) && answer_tcp(&client, &script).is_ok() {}));
+        clients.push(thread::spawn(move || {
+            while !stop.load(Ordering::SeqCst) && answer_tcp(&client, &script, &stop).is_ok() {}
+        }));
     }
     for client in clients {
         let _ = client.join();
@@ -460,7 +490,7 @@ fn serve_tcp(listener: &TcpListener, script: &Arc<Mutex<Script>>, stop: &Arc<Ato
 }
 
 /// Answers one query on a connection; an error ends it.
-fn answer_tcp(mut client: &TcpStream, script: &Mutex<Script>) -> io::Result<()> {
+fn answer_tcp(mut client: &TcpStream, script: &Mutex<Script>, stop: &AtomicBool) -> io::Result<()> {
     client.set_read_timeout(Some(Duration::from_millis(200)))?;
     let mut length = [0; 2];
     match client.read(&mut length[..1]) {
@@ -483,5 +513,19 @@ fn answer_tcp(mut client: &TcpStream, script: &Mutex<Script>) -> io::Result<()> 
     thread::sleep(message.delay);
     let Some(wire) = message.encode_for(&query, true) else { return Ok(()) };
     let length = u16::try_from(wire.len()).expect("a message has at most 65,535 bytes");
-    client.write_all(&[&length.to_be_bytes()[..], &wire].concat())
+    let bytes = [&length.to_be_bytes()[..], &wire].concat();
+    match message.fault {
+        Fault::TcpTrickle => {
+            for byte in bytes {
+                if stop.load(Ordering::SeqCst) {
+                    return Err(io::ErrorKind::ConnectionAborted.into());
+                }
+                client.write_all(&[byte])?;
+                thread::sleep(Duration::from_secs(1));
+            }
+            Ok(())
+        }
+        Fault::TcpUnfinished => client.write_all(&bytes[..bytes.len() / 2]),
+        _ => client.write_all(&bytes),
+    }
 }
