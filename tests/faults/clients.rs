@@ -15,6 +15,7 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType
 
 use crate::common::dns::{A, ANY, Dns, Fault, Message, Record};
 use crate::common::{Builder, Client, Daemon, access, namespace, wait_for, wait_until};
+use crate::random::StopAtEnd;
 use crate::world::reverse;
 
 /// Served to an ordinary client.
@@ -300,12 +301,4 @@ fn syn(from: Ipv4Addr, from_port: u16, to: Ipv4Addr, port: u16) -> Vec<u8> {
     // The kernel fills in the length and the checksum of the IP header.
     let ip = [0x45, 0, 0, 0, 0, 0, 0, 0, 64, 6, 0, 0];
     [&ip[..], &from.octets(), &to.octets(), &tcp].concat()
-}
-
-struct StopAtEnd<'a>(&'a AtomicBool);
-
-impl Drop for StopAtEnd<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }

@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 
 use crate::common::daemon::lock_holder;
 use crate::common::{Builder, Client, Scratch, fresh_address, procfs, wait_for};
-use crate::random::Random;
+use crate::random::{Random, StopAtEnd};
 
 /// All that the daemons of a test start has this in its environment.
 const MARK: &str = "FAULTS_MARK";
@@ -111,12 +111,4 @@ fn kill_holder(pid_file: &std::path::Path) -> Option<i32> {
     kill(Pid::from_raw(pid), Signal::SIGKILL).ok()?;
     wait_for("it is gone", || !procfs::is_alive(pid));
     Some(pid)
-}
-
-struct StopAtEnd<'a>(&'a AtomicBool);
-
-impl Drop for StopAtEnd<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }

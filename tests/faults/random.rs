@@ -1,5 +1,7 @@
-//! Random numbers from a seed that is printed, so that a run can be repeated.
+//! Random numbers from a seed that is printed, so that a run can be repeated; and an end for threads
+//! that go on until they are told.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// splitmix64: small, and good enough to choose what to try next.
@@ -49,5 +51,14 @@ pub fn seed() -> u64 {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock that is right");
             now.as_nanos() as u64 % 1_000_000_000
         }
+    }
+}
+
+/// Sets the flag when dropped, so that threads that wait for it end although the test has failed.
+pub struct StopAtEnd<'a>(pub &'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }

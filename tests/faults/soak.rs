@@ -15,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::common::{Builder, Client, Daemon, Scratch, procfs, wait_for, wait_until};
-use crate::random::Random;
+use crate::random::{Random, StopAtEnd};
 use crate::rules::{Class, MESSAGE, OPTIONS, Rules, expected, told};
 
 const WORKERS: usize = 8;
@@ -135,6 +135,8 @@ impl Soak {
             for (worker, seed) in seeds.into_iter().enumerate() {
                 scope.spawn(move || self.work(worker, Random::new(seed)));
             }
+            // Ends the clients even if this test fails on the way.
+            let _stop = StopAtEnd(&self.stop);
             let mut said = Instant::now();
             while Instant::now() < end && self.wrong.lock().unwrap().is_empty() {
                 thread::sleep(random.pause(Duration::from_millis(400)));
@@ -144,7 +146,6 @@ impl Soak {
                     println!("faults: soak: {} connections so far", self.visits.load(Ordering::Relaxed));
                 }
             }
-            self.stop.store(true, Ordering::Relaxed);
         });
     }
 

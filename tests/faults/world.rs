@@ -164,7 +164,8 @@ pub fn talk(from: impl Into<IpAddr>, to: SocketAddr, words: &str) -> String {
             client.send(words.as_bytes());
             client.finish().text()
         }
-        Err(_) => String::new(),
+        // Nothing that a daemon says, so that it is not taken for a refusal.
+        Err(error) => format!("no connection: {error}"),
     }
 }
 
