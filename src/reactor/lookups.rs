@@ -32,7 +32,10 @@ impl Reactor {
         if wants_ident {
             self.start_ident(key, now);
         }
-        self.fill_slots(now);
+        // It goes ahead of nobody, and is not kept waiting for those who come after it.
+        if self.ready.first().is_some_and(|&(_, first)| first == key) {
+            self.fill_slots(1, now);
+        }
         self.watch(key);
     }
 
@@ -60,9 +63,8 @@ impl Reactor {
         self.try_verdict(key, now);
     }
 
-    /// Hands out what has been found since the last turn.
+    /// Hands out what has been found, and sends what has been asked.
     pub(super) fn take_answers(&mut self, now: Instant) {
-        self.lookup.turn(now);
         while let Some(finished) = self.lookup.next_finished(now) {
             match finished {
                 Finished::Answer(question, answer, waiters, took) => {
@@ -188,9 +190,10 @@ impl Reactor {
         }
     }
 
-    /// Starts handlers for those whose verdict is to serve, in order of arrival, while there are slots.
-    pub(super) fn fill_slots(&mut self, now: Instant) {
-        while let Some(&(arrival, key)) = self.ready.first() {
+    /// Starts at most `most` handlers for those whose verdict is to serve, in order of arrival, while there are slots.
+    pub(super) fn fill_slots(&mut self, most: usize, now: Instant) {
+        for _ in 0..most {
+            let Some(&(arrival, key)) = self.ready.first() else { return };
             if self.pending.get(key).is_some_and(|pending| pending.slot.is_none()) {
                 let Some(slot) = self.take_slot() else { return };
                 if let Some(pending) = self.pending.get_mut(key) {
@@ -202,6 +205,12 @@ impl Reactor {
                 self.serve(pending, now);
             }
         }
+    }
+
+    /// True if somebody can be served at once who was left for the next turn.
+    pub(super) fn may_start(&self) -> bool {
+        let first = self.ready.first().and_then(|&(_, key)| self.pending.get(key));
+        first.is_some_and(|pending| pending.slot.is_some() || self.occupancy.has_free_slot())
     }
 
     /// Takes a connection out of the table, with its registration, its deadlines and its share in lookups.

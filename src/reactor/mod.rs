@@ -1,7 +1,8 @@
 //! The event loop, and the only owner of everything that lives in it.
 //!
 //! One turn: wait; read the clock once; let each event and each deadline do its part; hand out the
-//! answers that came; fill free slots; accept; see whether accepting may go on. What a room wants
+//! answers that came; accept; send the questions of both; start a few handlers; see whether accepting
+//! may go on. What others wait for is sent before what takes long. What a room wants
 //! done it returns as a value; rooms do not know each other or the loop. Nothing in a turn blocks,
 //! and nothing a client, a server or a child does ends the loop: only SIGTERM and SIGINT do.
 //!
@@ -70,6 +71,11 @@ const EVENTS: usize = 256;
 /// Connections taken from one listener in one turn, so that a flood does not keep lookups and
 /// children waiting.
 const ACCEPTS: usize = 64;
+
+/// Handlers started in one turn beside those of clients that owe no lookup. A start takes as long as
+/// ten questions, and the daemon sleeps meanwhile: those who have just come are to have theirs asked
+/// in between, so that their answers are on the way while others start.
+const STARTS: usize = 4;
 
 /// How long accepting rests when descriptors, memory or processes have run out.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(500);
@@ -262,9 +268,11 @@ impl Reactor {
             self.dispatch(event, now);
         }
         self.expire(now);
+        self.lookup.turn(now);
         self.take_answers(now);
-        self.fill_slots(now);
         self.accept_waiting(now);
+        self.take_answers(now);
+        self.fill_slots(STARTS, now);
         self.step_drain(now);
         if !self.terminate {
             self.hand_over_if_due(now);
@@ -323,7 +331,7 @@ impl Reactor {
     }
 
     fn timeout(&mut self) -> Option<Duration> {
-        if !self.backlogged.is_empty() {
+        if !self.backlogged.is_empty() || self.may_start() {
             return Some(Duration::ZERO);
         }
         let now = Instant::now();
