@@ -31,12 +31,12 @@ impl Reactor {
         }
     }
 
-    /// True if there may be more. False as well when the door is about to be closed: opening it
-    /// again raises a new event.
+    /// True if there may be more, if the door is open at the end of the turn. False as well when accepting rests:
+    /// opening the door again raises a new event.
     fn accept_some(&mut self, index: u32, now: Instant) -> bool {
         for _ in 0..ACCEPTS {
             if !self.may_accept() {
-                return false;
+                return true;
             }
             let Some(listener) = self.listeners.get(index) else { return false };
             match listener.accept() {

@@ -57,7 +57,7 @@ impl Reactor {
             self.terminate = true;
         } else if drain.close_from <= now && !self.listeners.is_empty() {
             self.backlogged = (0..self.listeners.len()).collect();
-            while !self.backlogged.is_empty() {
+            while self.may_accept() && !self.backlogged.is_empty() {
                 self.accept_waiting(now);
             }
             // Otherwise somebody may still wait, and has to until a slot is free.
