@@ -57,13 +57,13 @@ impl Reactor {
         Some(slot)
     }
 
-    /// Starts the handler. The daemon's own descriptor of the connection is closed either way.
-    pub(super) fn serve(&mut self, pending: Pending, now: Instant) {
+    /// Starts the handler; false if that failed. The daemon's own descriptor of the connection is closed either way.
+    pub(super) fn serve(&mut self, pending: Pending, now: Instant) -> bool {
         let Pending {
             stream, ends, share, slot: Some(slot), since, stage: Stage::WaitsForSlot { env, decided }, ..
         } = pending
         else {
-            return;
+            return false;
         };
         let envp = env.envp(&self.base);
         let started = self.spawner.spawn(stream.as_fd(), self.handler_stderr(), &envp);
@@ -95,6 +95,7 @@ impl Reactor {
                 }
             }
         }
+        started.is_ok()
     }
 
     fn handler_stderr(&self) -> StderrFor<'_> {

@@ -191,8 +191,10 @@ impl Reactor {
     }
 
     /// Starts at most `most` handlers for those whose verdict is to serve, in order of arrival, while there are slots.
+    /// Those that cannot be started do not count: their places are free at once.
     pub(super) fn fill_slots(&mut self, most: usize, now: Instant) {
-        for _ in 0..most {
+        let mut started = 0;
+        while started < most {
             let Some(&(arrival, key)) = self.ready.first() else { return };
             if self.pending.get(key).is_some_and(|pending| pending.slot.is_none()) {
                 let Some(slot) = self.take_slot() else { return };
@@ -202,7 +204,7 @@ impl Reactor {
             }
             self.ready.remove(&(arrival, key));
             if let Some(pending) = self.take_out(key) {
-                self.serve(pending, now);
+                started += usize::from(self.serve(pending, now));
             }
         }
     }
