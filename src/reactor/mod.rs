@@ -56,6 +56,7 @@ use crate::spawn::Spawner;
 use crate::startup::LoggerStarter;
 use crate::status::counters::{Counters, Event};
 use crate::stderr::Stderr;
+use crate::sys;
 use crate::table::{Key, Table};
 use control::Control;
 use dns::Lookup;
@@ -249,6 +250,8 @@ impl Reactor {
     pub fn open_the_door(&mut self, now: Instant) {
         // Without it the daemon does as well, but for running out of memory; so it is not waited for.
         let _ = memory::replenish();
+        // Checking a large access file takes memory that nothing needs again.
+        sys::trim_heap();
         self.open_or_close_the_door(now);
         self.tell_ready(now);
     }
@@ -432,6 +435,7 @@ impl Reactor {
             },
             (None, None) => {}
         }
+        sys::trim_heap();
     }
 
     fn expire(&mut self, now: Instant) {
