@@ -174,7 +174,7 @@ impl Lookup {
     pub fn give_memory_back(&mut self) {
         match &mut self.dns {
             Some(dns) => dns.give_memory_back(),
-            None => sys::trim_heap(),
+            None => sys::compact_heap(),
         }
     }
 

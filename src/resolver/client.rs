@@ -486,7 +486,7 @@ impl Resolver {
     /// Gives what was freed back to the system. The answers that are kept must not stand in the way.
     pub fn give_memory_back(&mut self) {
         let kept = Packed::pack(&mut self.cache);
-        sys::trim_heap();
+        sys::compact_heap();
         kept.unpack(&mut self.cache);
     }
 }
