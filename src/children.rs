@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -23,6 +24,8 @@ pub struct Handler {
     pub since: Instant,
     /// Given back when the entry goes.
     pub places: Places,
+    /// In the poll set as long as the entry is there; none: SIGCHLD tells of its end.
+    pub watch: Option<OwnedFd>,
 }
 
 /// What a connection holds from the verdict to the end of its handler.
@@ -65,10 +68,21 @@ impl Children {
     }
 }
 
-/// The next child that has ended. Called until there is none: one SIGCHLD can stand for many.
+/// The next child that has ended, of all. Called until there is none: one SIGCHLD can stand for many.
 pub fn reap() -> Option<(Pid, WaitStatus)> {
+    wait(None)
+}
+
+/// This child, if it is one and has ended. Where the kernel (since 5.13) looks a process up by its
+/// number, it does not matter how many others there are; [`reap`] has it go through all of them.
+pub fn reap_one(pid: Pid) -> Option<(Pid, WaitStatus)> {
+    // Others stand for groups of processes.
+    if pid.as_raw() > 0 { wait(Some(pid)) } else { None }
+}
+
+fn wait(pid: Option<Pid>) -> Option<(Pid, WaitStatus)> {
     loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+        match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
             Ok(status @ (WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..))) => return Some((pid, status)),
             Err(Errno::EINTR) => {}
             // Stops and continues are not asked for.

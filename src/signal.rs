@@ -17,7 +17,7 @@ use mio::{Interest, Registry, Token};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
-use nix::unistd;
+use nix::unistd::{self, Pid};
 
 use crate::error::StartError;
 use crate::sys;
@@ -35,8 +35,9 @@ pub struct Arrived {
     pub hangup: bool,
     /// SIGTERM or SIGINT: end.
     pub terminate: bool,
-    /// SIGCHLD: at least one child has ended.
-    pub child: bool,
+    /// SIGCHLD: a child has ended, this one if it is a child and not a process that sent the signal, and any number
+    /// of others.
+    pub child: Option<Pid>,
     /// SIGUSR1: log how things stand.
     pub report: bool,
 }
@@ -79,11 +80,15 @@ impl Signals {
             };
             for record in buffer[..length].chunks_exact(SIZE) {
                 // The record begins with the number: signalfd(2), ssi_signo.
-                let number = u32::from_ne_bytes([record[0], record[1], record[2], record[3]]);
-                match Signal::try_from(number as i32) {
+                let number = i32::from_ne_bytes([record[0], record[1], record[2], record[3]]);
+                match Signal::try_from(number) {
                     Ok(Signal::SIGHUP) => arrived.hangup = true,
                     Ok(Signal::SIGINT | Signal::SIGTERM) => arrived.terminate = true,
-                    Ok(Signal::SIGCHLD) => arrived.child = true,
+                    Ok(Signal::SIGCHLD) => {
+                        // ssi_pid is the fourth field of four bytes.
+                        let pid = i32::from_ne_bytes([record[12], record[13], record[14], record[15]]);
+                        arrived.child = Some(Pid::from_raw(pid));
+                    }
                     Ok(Signal::SIGUSR1) => arrived.report = true,
                     _ => {}
                 }
@@ -132,7 +137,7 @@ mod tests {
         raise(Signal::SIGCHLD).unwrap();
         poll.poll(&mut events, Some(Duration::from_secs(10))).unwrap();
         assert_eq!(events.iter().map(|e| e.token()).collect::<Vec<_>>(), [Token(7)]);
-        assert_eq!(signals.drain(), Arrived { hangup: true, child: true, ..Arrived::default() });
+        assert_eq!(signals.drain(), Arrived { hangup: true, child: Some(Pid::this()), ..Arrived::default() });
         assert_eq!(signals.drain(), Arrived::default());
 
         raise(Signal::SIGUSR1).unwrap();

@@ -24,8 +24,8 @@ pub fn memory(pid: u32) -> Memory {
     Memory {
         rss: field(&text, "Rss:"),
         pss: field(&text, "Pss:"),
-        // Not the clean pages: those are the program's file, which every daemon of the machine shares.
-        private: field(&text, "Private_Dirty:"),
+        // Not the pages of the program's file, which every daemon of the machine shares.
+        private: field(&text, "Anonymous:"),
     }
 }
 

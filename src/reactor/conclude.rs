@@ -84,7 +84,9 @@ impl Reactor {
         match started {
             Ok(pid) => {
                 self.counters.count(Event::Served, now);
-                self.children.started(pid, Handler { peer: ends.peer, since: now, places: Places { share, slot } })
+                let watch = self.watch_child(pid);
+                let places = Places { share, slot };
+                self.children.started(pid, Handler { peer: ends.peer, since: now, places, watch })
             }
             Err(errno) => {
                 self.counters.count(Event::NotStarted, now);

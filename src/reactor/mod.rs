@@ -20,6 +20,7 @@ pub mod explain;
 mod headers;
 mod lookups;
 mod quiet;
+mod reap;
 mod reserve;
 mod status;
 pub mod timer;
@@ -34,11 +35,10 @@ use std::time::{Duration, Instant};
 use mio::event::Event as PollEvent;
 use mio::{Events, Interest, Poll};
 use nix::errno::Errno;
-use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 
 use crate::accessdb::AccessDb;
-use crate::children::{self, Children};
+use crate::children::Children;
 use crate::config::Config;
 use crate::control::server::Server;
 use crate::error::StartError;
@@ -54,7 +54,7 @@ use crate::resolver::nss::NssResolver;
 use crate::signal::Signals;
 use crate::spawn::Spawner;
 use crate::startup::LoggerStarter;
-use crate::status::counters::{Counters, Event};
+use crate::status::counters::Counters;
 use crate::stderr::Stderr;
 use crate::sys;
 use crate::table::{Key, Table};
@@ -168,6 +168,8 @@ pub struct Reactor {
     stderr: Stderr,
     logger_starter: Option<LoggerStarter>,
     children: Children,
+    /// True if `Due::Reap` is set.
+    reaping: bool,
     manager: Option<Manager>,
     counters: Counters,
     control: Option<Control>,
@@ -220,6 +222,7 @@ impl Reactor {
             stderr,
             logger_starter,
             children: Children::default(),
+            reaping: false,
             manager,
             control,
             peak: 0,
@@ -366,6 +369,7 @@ impl Reactor {
             Some(Source::Lingering(key)) => self.step_lingering(key),
             Some(Source::Resolver(key)) => self.lookup.dns_ready(key, event),
             Some(Source::Helper(index)) => self.lookup.helper_ready(index, now),
+            Some(Source::Child(pid)) => self.reap_one(Pid::from_raw(pid as i32), now),
             Some(Source::Upgrade) => self.hear_trial(),
             Some(Source::ControlDoor) => self.accept_control(now),
             Some(Source::Control(key)) => self.step_control(key, now),
@@ -378,35 +382,14 @@ impl Reactor {
         if arrived.hangup {
             self.reload(now);
         }
-        if arrived.child {
-            self.reap(now);
+        if let Some(pid) = arrived.child {
+            self.reap_signalled(pid, now);
         }
         if arrived.report {
             let status = self.snapshot(now);
             log::notice(format_args!("{}", status.short()));
         }
         self.terminate |= arrived.terminate;
-    }
-
-    fn reap(&mut self, now: Instant) {
-        while let Some((pid, status)) = children::reap() {
-            self.child_ended(pid, status, now);
-        }
-    }
-
-    fn child_ended(&mut self, pid: Pid, status: WaitStatus, now: Instant) {
-        if self.trial_ended(pid, status) {
-            return;
-        }
-        if let Some(handler) = self.children.ended(pid) {
-            self.counters.count(Event::Ended, now);
-            log::ended(handler.peer, status, now.saturating_duration_since(handler.since));
-            return;
-        }
-        let is_logger = self.stderr.logger().is_some_and(|logger| logger.exited(status, now));
-        if !is_logger && !self.lookup.helper_exited(pid, now) {
-            log::debug(format_args!("process {pid} ended, which is none of ours"));
-        }
     }
 
     /// SIGHUP: what is on disk is read anew; connections and limits stay.
@@ -453,6 +436,10 @@ impl Reactor {
                 Due::ControlDoor => self.accept_control(now),
                 Due::Control(key) => self.end_control(key),
                 Due::Quiet => self.settle(now),
+                Due::Reap => {
+                    self.reaping = false;
+                    self.reap_all(now);
+                }
             }
         }
         self.restart_logger(now);

@@ -37,6 +37,11 @@ impl Reserve {
         descriptor.as_raw_fd() >= self.first
     }
 
+    /// True if at least as many descriptors are left for clients as are taken.
+    pub fn has_plenty_beyond(&self, descriptor: &impl AsRawFd) -> bool {
+        descriptor.as_raw_fd() < self.first / 2
+    }
+
     /// True if the next client does not touch it. Costs two system calls.
     pub fn is_whole(&self) -> bool {
         lowest_free().is_some_and(|number| number < self.first)

@@ -33,6 +33,8 @@ pub enum Due {
     Control(Key),
     /// It is seen whether a burst is over.
     Quiet,
+    /// It is seen whether children have ended of which no signal told.
+    Reap,
 }
 
 #[derive(Debug, Default)]

@@ -232,7 +232,7 @@ impl Reactor {
             // It had its place before, so the limits are not asked again.
             let Some(slot) = self.occupancy.slot() else { continue };
             let places = Places { share: self.occupancy.share_beyond_limits(peer.ip()), slot };
-            self.children.started(Pid::from_raw(pid), Handler { peer, since: since(age), places });
+            self.children.started(Pid::from_raw(pid), Handler { peer, since: since(age), places, watch: None });
         }
         for Connection { stream, peer, local, age, proxied } in state.connections {
             let proxied = proxied.map(|variables| {
@@ -250,7 +250,7 @@ impl Reactor {
             self.answer_control(reply);
         }
         // Those who ended in between.
-        self.reap(now);
+        self.reap_all(now);
     }
 }
 
