@@ -50,6 +50,11 @@ impl Children {
         self.handlers.remove(&pid)
     }
 
+    /// Closes the descriptors by which handlers are watched. False: there were none.
+    pub fn unwatch(&mut self) -> bool {
+        self.handlers.values_mut().fold(false, |any, handler| handler.watch.take().is_some() | any)
+    }
+
     /// Gives back what a burst took.
     pub fn shrink(&mut self) {
         self.handlers.shrink_to_fit();

@@ -57,11 +57,11 @@ impl Reactor {
     /// A descriptor that has an event when the child ends; none where SIGCHLD does, or if the child is
     /// to do without: there is no such thing, or descriptors are scarce.
     pub(super) fn watch_child(&self, pid: Pid) -> Option<OwnedFd> {
-        let fits = pid.as_raw() < 1 << (INDEX_BITS - 1);
+        let fits = i64::from(pid.as_raw()) < 1 << INDEX_BITS;
         if self.children.len() < MANY || !fits {
             return None;
         }
-        let handle = Process::open(pid)?.into_handle().filter(|handle| self.reserve.has_plenty_beyond(handle))?;
+        let handle = Process::open(pid)?.into_handle().filter(|handle| self.reserve.leaves_plenty(handle))?;
         let token = Source::Child(pid.as_raw().unsigned_abs()).token();
         self.poll.registry().register(&mut SourceFd(&handle.as_raw_fd()), token, Interest::READABLE).ok()?;
         Some(handle)

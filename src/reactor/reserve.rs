@@ -37,9 +37,9 @@ impl Reserve {
         descriptor.as_raw_fd() >= self.first
     }
 
-    /// True if at least as many descriptors are left for clients as are taken.
-    pub fn has_plenty_beyond(&self, descriptor: &impl AsRawFd) -> bool {
-        descriptor.as_raw_fd() < self.first / 2
+    /// True if a quarter of what clients may have is left beyond this descriptor.
+    pub fn leaves_plenty(&self, descriptor: &impl AsRawFd) -> bool {
+        descriptor.as_raw_fd() < self.first - self.first / 4
     }
 
     /// True if the next client does not touch it. Costs two system calls.
