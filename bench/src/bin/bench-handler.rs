@@ -1,37 +1,124 @@
 //! The program that every server under test runs: as little as a handler can be.
 //!
 //! Writes the client's host name if the server found one, else a dash, and a newline; then exits. With the
-//! argument `hold`, or HOLD in its environment, it stays until the client closes. Only the C library is started,
-//! not Rust's runtime, so that the time measured is the server's and the kernel's.
+//! argument `hold`, or HOLD in its environment, it stays until the client closes. It is a static program without
+//! a C library: to load one and set it up takes several times as long as a server needs for a connection (on
+//! virtual machines the more, where each CPUID instruction leaves the guest), and would hide the differences
+//! between servers.
 
+#![no_std]
 #![no_main]
+// Loops stay loops: there is no memcmp and no strlen to call.
+#![no_builtins]
 
-use std::ffi::{CStr, c_char, c_int};
+use core::arch::{asm, global_asm};
 
-fn variable(name: &CStr) -> Option<&'static [u8]> {
-    // SAFETY: a NUL-terminated name; nothing in this process changes the environment.
-    let value = unsafe { libc::getenv(name.as_ptr()) };
-    // SAFETY: not null, so NUL-terminated and part of the environment, which stays as it is.
-    (!value.is_null()).then(|| unsafe { CStr::from_ptr(value) }.to_bytes())
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+compile_error!("the system calls of the handler have to be written down for this machine");
+
+// The stack begins with the number of arguments, the arguments, null, the environment, null.
+#[cfg(target_arch = "x86_64")]
+global_asm!(".globl _start", "_start:", "mov rdi, rsp", "and rsp, -16", "call {run}", "ud2", run = sym run);
+#[cfg(target_arch = "aarch64")]
+global_asm!(".globl _start", "_start:", "mov x0, sp", "bl {run}", "brk #1", run = sym run);
+
+#[cfg(target_arch = "x86_64")]
+mod number {
+    pub const READ: usize = 0;
+    pub const WRITEV: usize = 20;
+    pub const EXIT: usize = 231;
 }
 
-fn write(bytes: &[u8]) {
-    // SAFETY: a valid buffer and its length.
-    unsafe { libc::write(1, bytes.as_ptr().cast(), bytes.len()) };
+#[cfg(target_arch = "aarch64")]
+mod number {
+    pub const READ: usize = 63;
+    pub const WRITEV: usize = 66;
+    pub const EXIT: usize = 94;
 }
 
-#[unsafe(no_mangle)]
-pub extern "C" fn main(argc: c_int, _argv: *const *const c_char) -> c_int {
-    let mut line = [b'-'; 256];
-    let host = variable(c"TCPREMOTEHOST").unwrap_or(b"-");
-    let length = host.len().min(line.len() - 1);
-    line[..length].copy_from_slice(&host[..length]);
-    line[length] = b'\n';
-    write(&line[..=length]);
-    if argc > 1 || variable(c"HOLD").is_some() {
-        let mut sink = [0u8; 64];
-        // SAFETY: a valid buffer and its length.
-        while unsafe { libc::read(0, sink.as_mut_ptr().cast(), sink.len()) } > 0 {}
+/// # Safety
+/// As for the system call of that number.
+unsafe fn call(number: usize, first: usize, second: usize, third: usize) -> isize {
+    let result: isize;
+    // SAFETY: the kernel's calling convention; it keeps all registers but those named.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        asm!("syscall", inlateout("rax") number => result, in("rdi") first, in("rsi") second, in("rdx") third,
+            lateout("rcx") _, lateout("r11") _, options(nostack));
     }
-    0
+    // SAFETY: as above.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        asm!("svc 0", in("x8") number, inlateout("x0") first => result, in("x1") second, in("x2") third,
+            options(nostack));
+    }
+    result
+}
+
+/// Of a string that ends in NUL, what follows `name`, with its length; none if it does not begin so.
+///
+/// # Safety
+/// `entry` is such a string.
+unsafe fn after(entry: *const u8, name: &[u8]) -> Option<[usize; 2]> {
+    for (offset, byte) in name.iter().enumerate() {
+        // SAFETY: all bytes before were part of the name, none of them the NUL.
+        if unsafe { *entry.add(offset) } != *byte {
+            return None;
+        }
+    }
+    // SAFETY: as above.
+    let value = unsafe { entry.add(name.len()) };
+    let mut length = 0;
+    // SAFETY: not past the NUL.
+    while unsafe { *value.add(length) } != 0 {
+        length += 1;
+    }
+    Some([value.addr(), length])
+}
+
+/// The value of a variable, its address and length. `name` ends in `=`.
+///
+/// # Safety
+/// `environment` is a list of strings that ends in null.
+unsafe fn variable(mut environment: *const *const u8, name: &[u8]) -> Option<[usize; 2]> {
+    loop {
+        // SAFETY: not past the null.
+        let entry = unsafe { *environment };
+        if entry.is_null() {
+            return None;
+        }
+        // SAFETY: an entry is a string.
+        if let Some(value) = unsafe { after(entry, name) } {
+            return Some(value);
+        }
+        // SAFETY: there is an entry or the null after this one.
+        environment = unsafe { environment.add(1) };
+    }
+}
+
+extern "C" fn run(stack: *const usize) -> ! {
+    // SAFETY: the stack as the kernel left it, see above.
+    let (count, environment) = unsafe { (*stack, stack.add(*stack + 2).cast()) };
+    // SAFETY: the environment as the kernel left it.
+    let (host, hold) = unsafe { (variable(environment, b"TCPREMOTEHOST="), variable(environment, b"HOLD=")) };
+    let line = [host.unwrap_or([b"-".as_ptr().addr(), 1]), [b"\n".as_ptr().addr(), 1]];
+    // SAFETY: two pairs of address and length.
+    unsafe { call(number::WRITEV, 1, line.as_ptr().addr(), line.len()) };
+    if count > 1 || hold.is_some() {
+        let mut sink = 0usize;
+        // SAFETY: a buffer and its length.
+        while unsafe { call(number::READ, 0, (&raw mut sink).addr(), size_of::<usize>()) } > 0 {}
+    }
+    loop {
+        // SAFETY: ends the process.
+        unsafe { call(number::EXIT, 0, 0, 0) };
+    }
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {
+        // SAFETY: ends the process.
+        unsafe { call(number::EXIT, 1, 0, 0) };
+    }
 }
