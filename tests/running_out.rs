@@ -60,6 +60,68 @@ fn no_number_of_clients_keeps_a_list_from_being_asked() {
     assert_eq!(daemon.count_stderr("lookup failed"), 0, "{}", daemon.stderr());
 }
 
+/// Takes all free descriptors away from a running daemon.
+fn take_descriptors(daemon: &Daemon) {
+    let free = (0..).find(|n| std::fs::symlink_metadata(format!("/proc/{}/fd/{n}", daemon.pid())).is_err());
+    limit_descriptors(daemon, &free.unwrap().to_string());
+}
+
+fn limit_descriptors(daemon: &Daemon, soft: &str) {
+    let pid = daemon.pid().to_string();
+    let status = std::process::Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={soft}:")]).status();
+    assert!(status.expect("run prlimit").success());
+}
+
+/// A connection that is accepted and has asked for nothing yet.
+fn before_its_lookups(daemon: &Daemon) -> Client {
+    let client = daemon.connect();
+    // Its descriptor, beside that of the listener.
+    wait_for("the connection", || procfs::sockets(daemon.pid()) == procfs::listening(daemon.pid()).len() + 1);
+    client
+}
+
+const HEADER: &[u8] = b"PROXY TCP4 192.0.2.7 192.0.2.25 4000 25\r\n";
+
+#[test]
+fn a_list_that_cannot_be_asked_for_want_of_descriptors_is_waited_for() {
+    let dns = Dns::start();
+    dns.otherwise(Message::new().record(Record::a("127.0.0.2")));
+    let daemon = Builder::default()
+        .bare()
+        .options(["-nodnslookup", "-noidentlookup", "-haproxy", "-proxyfrom=127.0.0.0/8", "-block=a.test", "-drop"])
+        .option(format!("-nameserver={}", dns.address))
+        .start();
+    let mut client = before_its_lookups(&daemon);
+    take_descriptors(&daemon);
+    client.send(HEADER);
+    daemon.wait_for_stderr("ALERT: cannot ask DNS access lists: no socket for a query: Too many open files");
+    let before = ticks(&daemon);
+    assert!(client.is_silent_for(Duration::from_millis(500)), "neither served nor closed");
+    assert!(ticks(&daemon) - before < 20, "it tries in a loop");
+    assert_eq!(dns.asked().len(), 0);
+    limit_descriptors(&daemon, "1000");
+    assert_eq!(client.finish().bytes, b"", "listed, and served all the same");
+    daemon.wait_for_stderr("dropped blocked connection");
+    assert_eq!(daemon.count_stderr("cannot ask"), 1, "{}", daemon.stderr());
+}
+
+#[test]
+fn at_the_time_limit_a_connection_goes_on_without_a_list_that_cannot_be_asked() {
+    let dns = Dns::start();
+    dns.otherwise(Message::new().record(Record::a("127.0.0.2")));
+    let daemon = Builder::default()
+        .options(["-nodnslookup", "-noidentlookup", "-haproxy", "-proxyfrom=127.0.0.0/8", "-block=a.test", "-drop"])
+        .options([&format!("-nameserver={}", dns.address), "-lookuptimeout=1"])
+        .start();
+    let mut client = before_its_lookups(&daemon);
+    take_descriptors(&daemon);
+    client.send(HEADER);
+    assert!(client.finish().report().is_some());
+    daemon.wait_for_stderr("lookups took longer than 1 s");
+    daemon.wait_for_stderr("list a.test: no answer in time; taken as not listed");
+    assert_eq!(dns.asked().len(), 0);
+}
+
 #[test]
 fn without_processes_a_client_is_closed_and_the_next_one_served() {
     if !nix::unistd::geteuid().is_root() {

@@ -91,6 +91,12 @@ pub fn ident_not_asked(error: &io::Error) {
     limited(Kind::Ident, Level::Warning, text);
 }
 
+/// DNS access lists cannot be asked, by a shortage here. The connections concerned wait.
+pub fn lists_not_asked(why: &dyn fmt::Display) {
+    let text = format_args!("cannot ask DNS access lists: {why}; trying again until -lookuptimeout");
+    limited(Kind::ListsNotAsked, Level::Alert, text);
+}
+
 /// PROGRAM could not be started for a connection, which is closed.
 pub fn handler_not_started(program: &OsStr, error: &io::Error) {
     let text = format_args!("cannot run {}: {}", Escaped(program.as_bytes()), errno_text(error));

@@ -46,6 +46,8 @@ pub enum Kind {
     ListFailed,
     /// A DNS list whose answer is no listing; by list.
     ListOdd,
+    /// DNS lists could not be asked for want of descriptors or memory.
+    ListsNotAsked,
     /// The resolver as such: no server, no socket.
     Resolver,
     /// ident could not be asked for want of descriptors, memory or ports.

@@ -152,6 +152,10 @@ impl Lookup {
             let keys = found.waiters.as_slice().to_vec();
             return Some(Finished::Answer(found.question, found.answer, keys, found.took));
         }
+        if let Some(failure) = self.dns.as_mut().and_then(Resolver::take_shortage) {
+            make_room(failure);
+            log::lists_not_asked(&failure);
+        }
         let found = self.nss.as_mut()?.next_resolved()?;
         let keys = found.waiters.into_iter().map(Key::from_bits).collect();
         Some(Finished::Name(found.ip, found.name, keys))
@@ -193,12 +197,15 @@ impl Lookup {
 /// is what SERVFAIL is for, and the Internet is full of it.
 fn report_failure(found: &resolver::Finished) {
     let Some(failure) = found.failure else { return };
-    if failure == Failure::NoMemory {
-        // What is in hand is better used for lookups than kept: a list that cannot be asked refuses nobody.
-        memory::give_way();
-    }
-    if let Failure::TimedOut | Failure::Unreachable | Failure::NoChannel | Failure::NoMemory | Failure::Local = failure
-    {
+    make_room(failure);
+    if matches!(failure, Failure::TimedOut | Failure::Unreachable) || failure.is_ours() {
         log::limited(Kind::Resolver, Level::Warning, format_args!("DNS lookup failed: {failure}"));
+    }
+}
+
+/// What is in hand is better used for lookups than kept: a list that cannot be asked refuses nobody.
+fn make_room(failure: Failure) {
+    if failure == Failure::NoMemory {
+        memory::give_way();
     }
 }

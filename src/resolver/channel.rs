@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use c_ares::{DnsCls, DnsFlags, DnsOpcode, DnsRcode, DnsRecord, DnsRecordType, FdEvents, Flags, Options, ProcessFlags};
+use nix::errno::Errno;
 
 use super::reply::{self, Failure, Outcome};
 use super::sockets::Sockets;
@@ -46,6 +47,12 @@ pub struct Basket(Arc<Mutex<Vec<Reply>>>);
 impl Basket {
     pub fn put(&self, reply: Reply) {
         self.0.lock().expect("no thread has panicked with the lock: there is one thread").push(reply);
+    }
+
+    /// True if the last reply tells that a query could not be made.
+    pub fn ends_with_ours(&self) -> bool {
+        let replies = self.0.lock().expect("no thread has panicked with the lock: there is one thread");
+        replies.last().is_some_and(|reply| matches!(reply.outcome, Outcome::Failed(failure) if failure.is_ours()))
     }
 
     /// All replies, in order of arrival.
@@ -99,11 +106,12 @@ impl Channel {
         // with it how long that holds.
         match query(name, kind) {
             Ok(query) => {
+                Errno::clear();
                 // Whatever happens, c-ares calls back, so the result says nothing more.
                 let _ = self.ares.send_dnsrec(&query, move |reply| {
                     let outcome = match reply {
                         Ok(reply) => reply::read(reply),
-                        Err(error) => Outcome::Failed(error.into()),
+                        Err(error) => Outcome::Failed(Failure::new(error, Errno::last())),
                     };
                     basket.put(Reply { place, number, outcome });
                 });
@@ -117,6 +125,7 @@ impl Channel {
     /// Reads and writes what is ready, and deals with time-outs. Descriptors of other channels among
     /// the events are skipped.
     pub fn process(&mut self, events: &[FdEvents]) {
+        Errno::clear();
         // It fails for lack of memory alone; the queries concerned then end by time-out.
         let _ = self.ares.process_fds(events, ProcessFlags::empty());
     }

@@ -65,6 +65,9 @@ const SETTLE_EVERY: Duration = Duration::from_secs(3);
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 /// How long to wait before another try if no channel could be made.
 const REOPEN_AFTER: Duration = Duration::from_secs(1);
+/// How long lists are left alone after a query for one could not be made: long enough to cost nothing,
+/// short enough that whoever waits notices little once there are descriptors again.
+const REST: Duration = Duration::from_millis(100);
 
 /// What the resolver is told at its start.
 #[derive(Debug, Clone)]
@@ -140,6 +143,10 @@ pub struct Resolver {
     channel: Option<Channel>,
     /// When to try again to make one.
     reopen_at: Instant,
+    /// Set while no query for a list is started, because the last one could not be made.
+    lists_rest: Option<Instant>,
+    /// Why, until it is said.
+    shortage: Option<Failure>,
     /// Channels that take no new queries and whose last ones have not ended: replaced ones, and those
     /// made for one query.
     old: Vec<Channel>,
@@ -186,6 +193,8 @@ impl Resolver {
             basket: Basket::default(),
             channel: None,
             reopen_at: now,
+            lists_rest: None,
+            shortage: None,
             old: Vec::new(),
             fresh: None,
             waiting: Waiting::default(),
@@ -265,6 +274,9 @@ impl Resolver {
             }
         }
         self.settle(now);
+        if self.lists_rest.is_some_and(|until| now >= until) {
+            self.lists_rest = None;
+        }
         self.allowance = MAX_STARTED;
         self.start_queued(now);
         self.collect(now);
@@ -291,7 +303,9 @@ impl Resolver {
             return Some(Duration::ZERO);
         }
         let settle = self.is_past_peak().then(|| (self.settled + SETTLE_EVERY).saturating_duration_since(now));
-        self.channel.iter().chain(&self.old).filter_map(Channel::timeout).chain(settle).min()
+        let lists_wait = self.lists_rest.filter(|_| self.waiting.lists_queued() > 0);
+        let rest = lists_wait.map(|until| until.saturating_duration_since(now));
+        self.channel.iter().chain(&self.old).filter_map(Channel::timeout).chain(settle).chain(rest).min()
     }
 
     /// Reads resolv.conf anew and empties the cache. Queries under way are left to end by the servers
@@ -304,6 +318,11 @@ impl Resolver {
             self.fresh = Some(self.next);
         }
         Ok(())
+    }
+
+    /// Why lists could not be asked, once for each time that they rest for it. Whoever waits for them goes on waiting.
+    pub fn take_shortage(&mut self) -> Option<Failure> {
+        self.shortage.take()
     }
 
     /// The name servers asked, for messages.
@@ -359,8 +378,9 @@ impl Resolver {
     }
 
     fn may_start(&self) -> bool {
-        let waits = if self.may_start_names() { self.waiting.queued() } else { self.waiting.lists_queued() };
-        waits > 0 && self.waiting.wanted() < MAX_WANTED && self.in_flight < MAX_IN_FLIGHT
+        let lists = if self.lists_rest.is_none() { self.waiting.lists_queued() } else { 0 };
+        let names = if self.may_start_names() { self.waiting.names_queued() } else { 0 };
+        lists + names > 0 && self.waiting.wanted() < MAX_WANTED && self.in_flight < MAX_IN_FLIGHT
     }
 
     fn may_start_names(&self) -> bool {
@@ -376,8 +396,9 @@ impl Resolver {
                 let _ = self.open(now);
             }
             let number = self.next;
-            let names = self.may_start_names();
-            let Some((place, question)) = self.waiting.send_next(number, names) else { break };
+            let (lists, names) = (self.lists_rest.is_none(), self.may_start_names());
+            let Some((place, question)) = self.waiting.send_next(number, lists, names) else { break };
+            let is_listing = is_listing(question);
             self.next = next_number(number);
             self.allowance -= 1;
             self.in_flight += 1;
@@ -385,12 +406,18 @@ impl Resolver {
                 (Some(name), Some(channel)) => {
                     self.counts.sent += 1;
                     channel.send(&name, record_type(question), place, number);
-                    continue;
+                    None
                 }
-                (None, _) => Failure::BadName,
-                (_, None) => Failure::NoChannel,
+                (None, _) => Some(Failure::BadName),
+                (_, None) => Some(Failure::NoChannel),
             };
-            self.basket.put(Reply { place, number, outcome: Outcome::Failed(failure) });
+            if let Some(failure) = failure {
+                self.basket.put(Reply { place, number, outcome: Outcome::Failed(failure) });
+            }
+            if is_listing && self.basket.ends_with_ours() {
+                // The others would fare no better.
+                break;
+            }
         }
         self.next != before
     }
@@ -425,6 +452,17 @@ impl Resolver {
             if outcome == Outcome::Failed(Failure::Malformed) && wanted && !alone && self.send_alone(place) {
                 continue;
             }
+            let ours = matches!(outcome, Outcome::Failed(failure) if failure.is_ours());
+            if ours && wanted && is_listing(self.waiting.question(place)) {
+                // A list that was not asked is not one that the client is not on. Whoever waits for it goes
+                // on at his own time limit, as if the name servers were silent.
+                self.waiting.requeue(place);
+                self.lists_rest = Some(now + REST);
+                if let Outcome::Failed(failure) = outcome {
+                    self.shortage = Some(failure);
+                }
+                continue;
+            }
             let Some((question, waiters, since)) = self.waiting.finish(place) else { continue };
             let (answer, ttl, failure) = match outcome {
                 Outcome::Found(found, ttl) => (Answer::Found(Rc::new(found.into_records())), ttl, None),
@@ -432,7 +470,7 @@ impl Resolver {
                 Outcome::Failed(failure) => (Answer::Failed, FAILURE_TTL, Some(failure)),
             };
             self.counts.failures += u64::from(failure.is_some());
-            if !stale && size(&answer) <= MAX_KEPT {
+            if !stale && !ours && size(&answer) <= MAX_KEPT {
                 self.cache.put(question.clone(), answer.clone(), second, ttl);
             }
             if wanted {
@@ -489,6 +527,10 @@ impl Resolver {
         sys::compact_heap();
         kept.unpack(&mut self.cache);
     }
+}
+
+fn is_listing(question: &Question) -> bool {
+    matches!(question, Question::Listing { .. })
 }
 
 fn record_type(question: &Question) -> DnsRecordType {

@@ -11,9 +11,12 @@ use std::fmt;
 use std::net::IpAddr;
 use std::rc::Rc;
 
+use nix::errno::Errno;
+
 use c_ares::{DnsCls, DnsFlags, DnsRcode, DnsRecord, DnsRecordType, DnsRr, DnsRrKey, DnsSection};
 
 use super::name::is_host_name;
+use crate::error::errno_text;
 use crate::policy::question::{MAX_NAMES, MAX_TEXT, Records};
 use crate::text::printable;
 
@@ -77,13 +80,37 @@ pub enum Failure {
     /// There is no working channel.
     NoChannel,
     NoMemory,
+    /// This host has no descriptor, port or buffer for a socket.
+    Shortage(Errno),
     /// Whatever else can happen to the query on our side.
     Local,
+}
+
+impl Failure {
+    /// `errno` as the last system call of c-ares that failed has left it: c-ares tells of a socket that it
+    /// could not open as it does of a server that does not listen.
+    pub fn new(error: c_ares::Error, errno: Errno) -> Self {
+        match (Failure::from(error), errno) {
+            // The last is what sending over a socket gives that got no port when it was connected.
+            (
+                Failure::Unreachable,
+                Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM | Errno::EDESTADDRREQ,
+            ) => Failure::Shortage(errno),
+            (failure, _) => failure,
+        }
+    }
+
+    /// True if no name server has had a chance to answer, by no fault of theirs.
+    pub fn is_ours(self) -> bool {
+        matches!(self, Failure::NoChannel | Failure::NoMemory | Failure::Shortage(_) | Failure::Local)
+    }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Failure::Shortage(Errno::EDESTADDRREQ) => "no port for a query",
+            Failure::Shortage(errno) => return write!(f, "no socket for a query: {}", errno_text(&(*errno).into())),
             Failure::TimedOut => "no reply from a name server",
             Failure::Unreachable => "no name server can be reached",
             Failure::ServFail => "the name server could not find out (SERVFAIL)",
@@ -222,6 +249,26 @@ mod tests {
 
     fn names(names: &[&str]) -> Found {
         Found::Names(names.iter().map(|&name| name.into()).collect())
+    }
+
+    #[test]
+    fn a_socket_that_could_not_be_had_is_no_server_that_does_not_answer() {
+        for (error, errno, expected, ours) in [
+            (c_ares::Error::ECONNREFUSED, Errno::ECONNREFUSED, Failure::Unreachable, false),
+            (c_ares::Error::ECONNREFUSED, Errno::EAGAIN, Failure::Unreachable, false),
+            (c_ares::Error::ECONNREFUSED, Errno::ENETUNREACH, Failure::Unreachable, false),
+            (c_ares::Error::ECONNREFUSED, Errno::EMFILE, Failure::Shortage(Errno::EMFILE), true),
+            (c_ares::Error::ECONNREFUSED, Errno::ENFILE, Failure::Shortage(Errno::ENFILE), true),
+            (c_ares::Error::ECONNREFUSED, Errno::ENOBUFS, Failure::Shortage(Errno::ENOBUFS), true),
+            (c_ares::Error::ESERVFAIL, Errno::ENFILE, Failure::ServFail, false),
+            (c_ares::Error::ETIMEOUT, Errno::ENFILE, Failure::TimedOut, false),
+            (c_ares::Error::ENOMEM, Errno::ENOMEM, Failure::NoMemory, true),
+        ] {
+            let failure = Failure::new(error, errno);
+            assert_eq!((failure, failure.is_ours()), (expected, ours), "{error} {errno}");
+        }
+        let text = Failure::Shortage(Errno::ENFILE).to_string();
+        assert_eq!(text, "no socket for a query: Too many open files in system");
     }
 
     #[test]

@@ -179,6 +179,11 @@ impl Waiting {
         self.lists.len()
     }
 
+    /// Of the queued ones those for names.
+    pub fn names_queued(&self) -> usize {
+        self.names.len()
+    }
+
     /// Questions sent that somebody waits for.
     pub fn wanted(&self) -> usize {
         self.wanted
@@ -245,10 +250,11 @@ impl Waiting {
         }
     }
 
-    /// Takes the question that is next, to be sent as query `number`: the oldest for a list, else, with `names`
-    /// too, the oldest for a name.
-    pub fn send_next(&mut self, number: u32, names: bool) -> Option<(Place, &Question)> {
-        let place = self.lists.first().or_else(|| self.names.first().filter(|_| names))?;
+    /// Takes the question that is next, to be sent as query `number`: the oldest for a list, with `lists`,
+    /// else, with `names`, the oldest for a name.
+    pub fn send_next(&mut self, number: u32, lists: bool, names: bool) -> Option<(Place, &Question)> {
+        let first = self.lists.first().filter(|_| lists);
+        let place = first.or_else(|| self.names.first().filter(|_| names))?;
         self.dequeue(place);
         self.table.get_mut(place)?.set_stage(Stage::Sent(number));
         self.wanted += 1;
@@ -300,6 +306,10 @@ impl Waiting {
         *self.queue_of(place) = queue;
     }
 
+    pub fn question(&self, place: Place) -> &Question {
+        self.table.question(place)
+    }
+
     /// Takes out a question that was sent, for its answer has come; also since when it was asked for.
     pub fn finish(&mut self, place: Place) -> Option<(Question, Waiters, u32)> {
         let (question, entry) = self.table.remove(place)?;
@@ -347,7 +357,7 @@ mod tests {
         assert_eq!(waiting.add(&question(2), key(9), 5, None), Added::Shared);
         let mut order = Vec::new();
         let mut places = Vec::new();
-        while let Some((place, question)) = waiting.send_next(places.len() as u32, true) {
+        while let Some((place, question)) = waiting.send_next(places.len() as u32, true, true) {
             order.push(question.clone());
             places.push(place);
         }
@@ -375,7 +385,7 @@ mod tests {
         waiting.add(&question(200), key(2), 0, None);
         let mut sent = 0;
         loop {
-            let (place, asked) = waiting.send_next(sent, true).unwrap();
+            let (place, asked) = waiting.send_next(sent, true, true).unwrap();
             let done = *asked == question(200);
             sent += 1;
             waiting.finish(place);
@@ -396,10 +406,12 @@ mod tests {
         waiting.add(&list(1), key(1), 0, None);
         waiting.add(&list(2), key(1), 0, None);
         assert_eq!((waiting.queued(), waiting.lists_queued()), (3, 2));
-        assert_eq!(waiting.send_next(1, false).map(|(_, asked)| asked.clone()), Some(list(1)));
-        assert_eq!(waiting.send_next(2, true).map(|(_, asked)| asked.clone()), Some(list(2)));
-        assert_eq!(waiting.send_next(3, false), None);
-        assert_eq!(waiting.send_next(3, true).map(|(_, asked)| asked.clone()), Some(question(1)));
+        assert_eq!(waiting.names_queued(), 1);
+        assert_eq!(waiting.send_next(1, true, false).map(|(_, asked)| asked.clone()), Some(list(1)));
+        assert_eq!(waiting.send_next(1, false, false), None);
+        assert_eq!(waiting.send_next(2, true, true).map(|(_, asked)| asked.clone()), Some(list(2)));
+        assert_eq!(waiting.send_next(3, true, false), None);
+        assert_eq!(waiting.send_next(3, true, true).map(|(_, asked)| asked.clone()), Some(question(1)));
     }
 
     #[test]
@@ -413,7 +425,7 @@ mod tests {
         assert_eq!(waiting.queued(), 2);
         waiting.remove(&question(1), key(2));
         assert_eq!((waiting.queued(), waiting.state(&question(1))), (1, None));
-        let (place, asked) = waiting.send_next(0, true).unwrap();
+        let (place, asked) = waiting.send_next(0, true, true).unwrap();
         assert_eq!(*asked, question(2));
         waiting.remove(&question(2), key(1));
         assert_eq!(
@@ -440,11 +452,11 @@ mod tests {
     fn what_the_old_servers_were_asked_is_asked_again() {
         let mut waiting = Waiting::default();
         waiting.add(&question(1), key(1), 0, None);
-        let (place, _) = waiting.send_next(LAST, true).unwrap();
+        let (place, _) = waiting.send_next(LAST, true, true).unwrap();
         waiting.add(&question(1), key(2), 0, Some(0));
         assert_eq!((waiting.queued(), waiting.wanted()), (1, 0));
         assert_eq!(waiting.expects(place, LAST), None, "the old answer no longer counts");
-        let (again, _) = waiting.send_next(0, true).unwrap();
+        let (again, _) = waiting.send_next(0, true, true).unwrap();
         assert_eq!((again, waiting.wanted()), (place, 1));
         waiting.add(&question(1), key(3), 0, Some(0));
         assert_eq!(waiting.queued(), 0);
@@ -458,7 +470,7 @@ mod tests {
     fn a_question_without_an_answer_for_a_second_is_pressed_and_fails_with_its_last_query() {
         let mut waiting = Waiting::default();
         waiting.add(&question(1), key(1), 0, None);
-        let place = waiting.send_next(7, true).unwrap().0;
+        let place = waiting.send_next(7, true, true).unwrap().0;
         assert_eq!(waiting.add(&question(1), key(2), 500, None), Added::Shared);
         assert_eq!(waiting.add(&question(1), key(3), 600, None), Added::Overdue(place, 7));
         assert_eq!(waiting.press(place), Some(&question(1)));
@@ -473,7 +485,7 @@ mod tests {
         assert_eq!(waiting.add(&question(1), key(5), 60_000, None), Added::Shared);
         // Whoever comes after all others have left does not wait for the old query either.
         waiting.add(&question(2), key(1), 0, None);
-        let place = waiting.send_next(8, true).unwrap().0;
+        let place = waiting.send_next(8, true, true).unwrap().0;
         waiting.remove(&question(2), key(1));
         assert_eq!(waiting.add(&question(2), key(2), 700, None), Added::Overdue(place, 8));
     }
