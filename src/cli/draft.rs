@@ -86,8 +86,8 @@ pub(super) struct Draft {
     pub ident: bool,
     pub nameservers: Vec<SocketAddr>,
     pub lookup_timeout: Duration,
-    pub ident_timeout: Duration,
-    pub cache_entries: usize,
+    pub ident_timeout: Option<Duration>,
+    pub cache_entries: Option<usize>,
     pub mismatch: HostMismatch,
     pub stderr: Option<StderrOption>,
     /// `-stderrlogger`.
@@ -127,8 +127,8 @@ impl Default for Draft {
             ident: true,
             nameservers: Vec::new(),
             lookup_timeout: Duration::from_secs(30),
-            ident_timeout: Duration::from_secs(10),
-            cache_entries: 1000,
+            ident_timeout: None,
+            cache_entries: None,
             mismatch: HostMismatch::default(),
             stderr: None,
             logger: None,
@@ -188,6 +188,28 @@ impl Draft {
         self.control.clone().or_else(|| self.pid_file.as_deref().map(control::default_path))
     }
 
+    /// Options that others leave without effect. The original takes most of such lines without a word, so
+    /// none of them may be an error.
+    fn warn_of_what_does_nothing(&self, warnings: &mut Vec<String>) {
+        let names = if self.host_names { self.resolver } else { NameSource::Off };
+        let no_dns = if self.host_names { "with -resolver=nss" } else { "with -nodnslookup" };
+        let no_dns = format!("{no_dns} and without -block and -allow");
+        let asks_no_dns = names != NameSource::Dns && self.lists.is_empty();
+        // What the name service switch finds is kept, too.
+        let keeps_nothing = names == NameSource::Off && self.lists.is_empty();
+        for (given, option, why) in [
+            (self.access.local && self.access.file.is_none(), "accesslocal", "without -access"),
+            (!self.logger_name.is_empty() && self.logger.is_none(), "stderrloggername", "without -stderrlogger"),
+            (!self.nameservers.is_empty() && asks_no_dns, "nameserver", &no_dns),
+            (self.cache_entries.is_some() && keeps_nothing, "dnscache", &no_dns),
+            (self.ident_timeout.is_some() && !self.ident, "identtimeout", "with -noidentlookup"),
+        ] {
+            if given {
+                warnings.push(format!("-{option} does nothing {why}"));
+            }
+        }
+    }
+
     fn config(
         self,
         words: Vec<OsString>,
@@ -202,9 +224,7 @@ impl Draft {
         let Some(program) = words.next().filter(|program| !program.is_empty()) else {
             return Err(format!("PROGRAM is missing after LIST '{}' (see -help)", values::shown(list_text.as_bytes())));
         };
-        if self.access.local && self.access.file.is_none() {
-            warnings.push("-accesslocal does nothing without -access".to_owned());
-        }
+        self.warn_of_what_does_nothing(warnings);
         let control = self.control_path().map(|path| Control { path, required: self.control.is_some() });
         let known_ports = list.has_all_ports().then_some(list.listen.as_slice());
         let proxy = proxy::finish(self.proxy, self.proxy_from, known_ports, services, warnings)?;
@@ -242,8 +262,8 @@ impl Draft {
                 ident: self.ident,
                 nameservers: self.nameservers,
                 timeout: self.lookup_timeout,
-                ident_timeout: self.ident_timeout,
-                cache_entries: self.cache_entries,
+                ident_timeout: self.ident_timeout.unwrap_or(Duration::from_secs(10)),
+                cache_entries: self.cache_entries.unwrap_or(1000),
                 mismatch: self.mismatch,
             },
             lists,

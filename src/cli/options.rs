@@ -216,12 +216,12 @@ pub(super) const OPTIONS: &[OptionRow] = &[
     row("identtimeout", Value("SEC"), Group::Lookups,
         "the most that ident may take; default 10",
         Set(|draft, value| {
-            draft.ident_timeout = Duration::from_secs(values::number(value, 1..=LONGEST)?);
+            draft.ident_timeout = Some(Duration::from_secs(values::number(value, 1..=LONGEST)?));
             Ok(())
         })),
     row("dnscache", Value("N"), Group::Lookups,
         "DNS answers kept; default 1000, 0 keeps none",
-        Set(|draft, value| { draft.cache_entries = values::number(value, 0..=MOST as usize)?; Ok(()) })),
+        Set(|draft, value| { draft.cache_entries = Some(values::number(value, 0..=MOST as usize)?); Ok(()) })),
 
     row("stderr", Value("socket|FILE"), Group::Output,
         "standard error of PROGRAM: the connection, or a file appended to",

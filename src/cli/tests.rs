@@ -238,8 +238,31 @@ fn odd_but_harmless_is_a_warning() {
         ("-haproxy", "-haproxy without -proxyfrom: whoever connects can claim any address"),
         ("-haproxy=/port=26 -proxyfrom=::1", "-haproxy: LIST has no port '26'"),
         ("-proxyfrom=::1", "-proxyfrom does nothing without -haproxy"),
+        ("-stderrloggername=n", "-stderrloggername does nothing without -stderrlogger"),
+        ("-nodnslookup -nameserver=::1", "-nameserver does nothing with -nodnslookup and without -block and -allow"),
+        ("-nameserver=::1 -resolver=nss", "-nameserver does nothing with -resolver=nss and without -block and -allow"),
+        ("-dnscache=1000 -nodnslookup", "-dnscache does nothing with -nodnslookup and without -block and -allow"),
+        ("-identtimeout=10 -noidentlookup", "-identtimeout does nothing with -noidentlookup"),
     ] {
         assert_eq!(try_line(&format!("{options} 25 prog")).unwrap().warnings, [warning], "{options}");
+    }
+}
+
+/// No warning where an option has its effect, or is set to what it is without it.
+#[test]
+fn what_has_an_effect_gives_no_warning() {
+    for options in [
+        "-stderrlogger=/l -stderrloggername=n",
+        "-stderrloggername=",
+        "-nameserver=::1 -dnscache=5",
+        "-nodnslookup -nameserver=::1 -dnscache=5 -block=z.ex",
+        "-nodnslookup -nameserver=::1 -dnscache=5 -allow=z.ex",
+        "-resolver=nss -dnscache=5",
+        "-resolver=nss -nameserver=::1 -block=z.ex",
+        "-identtimeout=3",
+        "-noidentlookup -nodnslookup -lookuptimeout=3",
+    ] {
+        config(options);
     }
 }
 
