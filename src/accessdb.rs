@@ -9,9 +9,10 @@ use std::ffi::{CStr, CString};
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
+use std::os::fd::BorrowedFd;
 use std::os::raw::{c_char, c_int, c_uint};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::time::{Duration, Instant};
@@ -30,6 +31,9 @@ const VERIFY: c_uint = 0x800;
 /// Buckets that a reader keeps in memory. libgdbm's own choice grows to all there are, which for
 /// a file of 200,000 records is more memory than the rest of the daemon; this many are 64 KiB.
 const READER_CACHE: c_int = 16;
+/// libgdbm opens by name what was looked at before: tries to find both the same file. Whoever replaces it
+/// more often than that between the two means harm.
+const OPENINGS: usize = 5;
 /// The smallest space one record takes in a bucket. With the file's size it bounds the records.
 const ELEMENT_SIZE: u64 = 24;
 
@@ -46,6 +50,8 @@ pub enum DbError {
     NotGdbm,
     /// The file's bytes contradict each other.
     Damaged,
+    /// Another file took the name each time that it was opened.
+    Replaced,
     /// libgdbm's reason, by its number.
     Gdbm(c_int),
 }
@@ -80,6 +86,7 @@ impl fmt::Display for DbError {
             DbError::Busy => f.write_str("another program is writing it in place"),
             DbError::NotGdbm => f.write_str("not a GDBM database"),
             DbError::Damaged => f.write_str("the database is damaged"),
+            DbError::Replaced => f.write_str("another program replaces it again and again"),
             DbError::Gdbm(code) => write!(f, "the database is damaged: {}", gdbm_text(*code)),
         }
     }
@@ -168,9 +175,31 @@ impl Database {
 
     /// Checks all of the file first.
     fn open_reader(path: &Path) -> Result<Self, DbError> {
-        let file = regular_file(path)?;
-        verify::verify(&file)?;
-        Database::open_unchecked(path)
+        Database::open_as_seen(path, verify::verify).map(|(database, _)| database)
+    }
+
+    /// Looks at the file with `check`, then opens it; gives both, which are the same file.
+    fn open_as_seen(path: &Path, mut check: impl FnMut(&File) -> Result<(), DbError>) -> Result<(Self, File), DbError> {
+        for _ in 0..OPENINGS {
+            let file = regular_file(path)?;
+            check(&file)?;
+            let database = Database::open_unchecked(path)?;
+            let seen = file.metadata()?;
+            if database.identity()? == (seen.dev(), seen.ino()) {
+                return Ok((database, file));
+            }
+        }
+        Err(DbError::Replaced)
+    }
+
+    /// Device and inode of the open file.
+    fn identity(&self) -> Result<(u64, u64), DbError> {
+        // SAFETY: the handle is open.
+        let number = unsafe { gdbm_sys::gdbm_fdesc(self.0.as_ptr()) };
+        // SAFETY: libgdbm keeps this descriptor open until the handle is closed, which outlives the borrow.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+        let stat = nix::sys::stat::fstat(descriptor).map_err(io::Error::from)?;
+        Ok((stat.st_dev, stat.st_ino))
     }
 
     fn open_unchecked(path: &Path) -> Result<Self, DbError> {
@@ -277,8 +306,7 @@ impl AccessDb {
     /// checked, and not all of a large file.
     pub fn open_to_ask(path: impl Into<PathBuf>) -> Result<Self, StartError> {
         let path = path.into();
-        let file = regular_file(&path).map_err(|error| cannot_open(&path, error))?;
-        let database = Database::open_unchecked(&path).map_err(|error| cannot_open(&path, error))?;
+        let (database, file) = Database::open_as_seen(&path, |_| Ok(())).map_err(|error| cannot_open(&path, error))?;
         Ok(AccessDb { path, database, failed: None, unchecked: Some(file) })
     }
 

@@ -135,6 +135,60 @@ fn a_file_written_in_place_is_busy_and_a_renamed_one_is_not() {
     assert_eq!(db.fetch(b"*").unwrap().unwrap(), b"allow");
 }
 
+/// The file that was looked at is renamed away before libgdbm opens it.
+#[test]
+fn a_file_that_is_replaced_while_it_is_opened_is_looked_at_again() {
+    let dir = Dir::new("replaced");
+    let path = dir.database("a.dat", &[("*", "allow")]);
+    let new = dir.database("new.dat", &[("*", "deny")]);
+    let mut looked = 0;
+    let check = |file: &File| {
+        looked += 1;
+        verify::verify(file)?;
+        if looked == 1 {
+            fs::rename(&new, &path)?;
+        }
+        Ok(())
+    };
+    let (mut database, file) = Database::open_as_seen(&path, check).unwrap();
+    assert_eq!(looked, 2);
+    assert_eq!(database.fetch(b"*").unwrap().unwrap(), b"deny");
+    assert_eq!(file.metadata().unwrap().ino(), fs::metadata(&path).unwrap().ino());
+
+    // What took its place is damaged in a way that libgdbm alone does not see.
+    let whole = fs::read(big_database(&dir, "bad.dat")).unwrap();
+    let bad = dir.file("bad.dat");
+    let is_bad = |block: usize| {
+        let mut bytes = whole.clone();
+        bytes[block * 4096..(block + 1) * 4096].fill(0);
+        fs::write(&bad, &bytes).unwrap();
+        Database::open_unchecked(&bad).is_ok() && Database::open_reader(&bad).is_err()
+    };
+    assert!((1..whole.len() / 4096).any(is_bad));
+    let mut looked = 0;
+    let check = |file: &File| {
+        looked += 1;
+        verify::verify(file)?;
+        fs::rename(&bad, &path)?;
+        Ok(())
+    };
+    let error = Database::open_as_seen(&path, check).map(drop).unwrap_err();
+    assert!(matches!(error, DbError::Damaged), "{error}");
+    assert_eq!(looked, 2);
+}
+
+#[test]
+fn a_file_that_is_replaced_without_end_is_given_up() {
+    let dir = Dir::new("churn");
+    let path = dir.database("a.dat", &[("*", "deny")]);
+    let check = |_: &File| {
+        fs::rename(dir.database("next.dat", &[("*", "deny")]), &path)?;
+        Ok(())
+    };
+    let error = Database::open_as_seen(&path, check).unwrap_err();
+    assert_eq!(error.to_string(), "another program replaces it again and again");
+}
+
 #[test]
 fn a_reload_that_fails_leaves_the_old_rules_in_force() {
     let dir = Dir::new("reload");
