@@ -9,6 +9,7 @@ use std::ffi::{CStr, CString};
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::os::raw::{c_char, c_int, c_uint};
 use std::os::unix::ffi::OsStrExt;
@@ -18,7 +19,9 @@ use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 
 use crate::error::{StartError, errno_text};
-use crate::policy::access::Lookup;
+use crate::log;
+use crate::policy::access::{self, Lookup};
+use crate::policy::env::Delta;
 
 mod verify;
 
@@ -286,6 +289,8 @@ pub struct AccessDb {
     database: Database,
     /// Set while the handle is of no use: after one error libgdbm answers nothing more on it.
     failed: Option<Failed>,
+    /// When it was last opened anew after an error, whether that went well or not.
+    anew: Option<Instant>,
     /// The same file, if not all of it was checked at open.
     unchecked: Option<File>,
 }
@@ -295,7 +300,7 @@ impl AccessDb {
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, StartError> {
         let path = path.into();
         let database = open_for_user(&path)?;
-        Ok(AccessDb { path, database, failed: None, unchecked: None })
+        Ok(AccessDb { path, database, failed: None, anew: None, unchecked: None })
     }
 
     pub fn path(&self) -> &Path {
@@ -307,12 +312,47 @@ impl AccessDb {
     pub fn open_to_ask(path: impl Into<PathBuf>) -> Result<Self, StartError> {
         let path = path.into();
         let (database, file) = Database::open_as_seen(&path, |_| Ok(())).map_err(|error| cannot_open(&path, error))?;
-        Ok(AccessDb { path, database, failed: None, unchecked: Some(file) })
+        Ok(AccessDb { path, database, failed: None, anew: None, unchecked: Some(file) })
     }
 
     /// Opens the file anew (SIGHUP). If it does not open well, the old one stays in force.
     pub fn reload(&mut self) -> Result<(), StartError> {
         self.database = open_for_user(&self.path)?;
+        self.failed = None;
+        self.unchecked = None;
+        Ok(())
+    }
+
+    /// What the file says of a connection, as [`access::decide`]. At a read error all of it is read once
+    /// more from the file as it is now, so that a passing trouble, or a file written in place and then
+    /// replaced, refuses nobody.
+    pub fn decide(
+        &mut self,
+        remote: IpAddr,
+        local: Option<SocketAddr>,
+        env: &mut Delta,
+    ) -> Result<access::Access, DbError> {
+        let before = env.clone();
+        match access::decide(self, remote, local, env) {
+            Err(error) if self.is_opened_at_once() => {
+                log::access_opened_anew(&self.path, &error);
+                *env = before;
+                access::decide(self, remote, local, env)
+            }
+            decided => decided,
+        }
+    }
+
+    /// Opens the file anew after an error, if that was not tried within the pause. True if it did.
+    fn is_opened_at_once(&mut self) -> bool {
+        let pauses = self.anew.is_some_and(|at| at.elapsed() < RETRY_PAUSE);
+        !pauses && self.open_anew().is_ok()
+    }
+
+    fn open_anew(&mut self) -> Result<(), DbError> {
+        self.anew = Some(Instant::now());
+        self.failed = Some(Failed::now());
+        self.database = Database::open_reader(&self.path)?;
         self.failed = None;
         self.unchecked = None;
         Ok(())
@@ -355,10 +395,7 @@ impl Lookup for AccessDb {
                 return Err(DbError::Damaged);
             }
             // Anew by name: a file that was mended meanwhile serves again without a SIGHUP.
-            self.failed = Some(Failed::now());
-            self.database = Database::open_reader(&self.path)?;
-            self.failed = None;
-            self.unchecked = None;
+            self.open_anew()?;
         }
         if let Some(file) = &self.unchecked {
             verify::verify_bucket_of(file, key)?;

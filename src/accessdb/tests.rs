@@ -203,6 +203,50 @@ fn a_reload_that_fails_leaves_the_old_rules_in_force() {
     assert_eq!(db.fetch(b"11").unwrap(), None);
 }
 
+/// A file written in place and then replaced: the handle errs, what has the name is whole.
+#[test]
+fn at_a_read_error_the_file_that_is_there_now_decides() {
+    let dir = Dir::new("anew");
+    let path = big_database(&dir, "a.dat");
+    let mut db = AccessDb::open(&path).unwrap();
+    let decide = |db: &mut AccessDb, n: usize| {
+        let mut delta = Delta::default();
+        delta.set(b"KEPT", b"");
+        let decided = db.decide(IpAddr::from([10, (n / 256) as u8, (n % 256) as u8, 1]), None, &mut delta);
+        decided.map(|_| (delta.iter().count(), delta.get(b"N").map(<[u8]>::to_vec), delta.get(b"M").is_some()))
+    };
+    let damage = || OpenOptions::new().write(true).open(&path).unwrap().set_len(4096).unwrap();
+    damage();
+    let new: Vec<_> = many().into_iter().map(|(key, value)| (key, value + ",M=1")).collect();
+    let new: Vec<_> = new.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    fs::rename(dir.database("new.dat", &new), &path).unwrap();
+    let mut opened = 0;
+    for n in 0..600 {
+        let before = db.anew;
+        let decided = decide(&mut db, n).unwrap();
+        opened += usize::from(db.anew != before);
+        let is_new = db.anew.is_some();
+        assert_eq!(decided, (if is_new { 3 } else { 2 }, Some(n.to_string().into_bytes()), is_new), "{n}");
+    }
+    assert_eq!(opened, 1);
+
+    // What stays damaged is opened once, and then rests.
+    damage();
+    db.anew = None;
+    let failed = (0..600).filter(|&n| decide(&mut db, n).is_err()).count();
+    assert!(failed > 0);
+    let tried = db.anew.unwrap();
+    assert!(decide(&mut db, 1).is_err());
+    assert!(db.anew == Some(tried) || tried.elapsed() >= RETRY_PAUSE);
+    // An error soon after it was opened anew is not followed by another try at once.
+    db.database = Database::open_unchecked(&big_database(&dir, "b.dat")).unwrap();
+    db.failed = None;
+    OpenOptions::new().write(true).open(dir.file("b.dat")).unwrap().set_len(4096).unwrap();
+    fs::rename(big_database(&dir, "c.dat"), &path).unwrap();
+    db.anew = Some(Instant::now() + RETRY_PAUSE);
+    assert!((0..600).any(|n| decide(&mut db, n).is_err()));
+}
+
 fn wait_until_it_answers(db: &mut AccessDb) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while let Err(error) = db.fetch(b"*") {

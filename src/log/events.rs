@@ -109,6 +109,12 @@ pub fn access_unreadable(path: &Path, error: impl fmt::Display) {
     limited(Kind::Access, Level::Alert, format_args!("{path}: {error}; connections are refused"));
 }
 
+/// The access file could not be read for a connection, and was opened anew at once: that went well.
+pub fn access_opened_anew(path: &Path, error: impl fmt::Display) {
+    let path = Escaped(path.as_os_str().as_bytes());
+    limited(Kind::AccessAnew, Level::Warning, format_args!("{path}: {error}; opened anew"));
+}
+
 /// Lookups were cut off by `-lookuptimeout`.
 pub fn lookups_late(limit: Duration) {
     let text = format_args!("lookups took longer than {} s; connections go on without them", limit.as_secs());

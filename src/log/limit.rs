@@ -38,6 +38,8 @@ pub enum Kind {
     Logger,
     /// A record of the access file, or the file, that cannot be used.
     Access,
+    /// The access file was opened anew after a read error.
+    AccessAnew,
     /// A PROXY header that is wrong or late; by the proxy's address.
     Proxy,
     /// `-proxyfrom`; by address.

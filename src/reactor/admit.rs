@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use crate::listener::Accepted;
 use crate::log;
 use crate::pending::{Lookups, Pending, Stage};
-use crate::policy::access::{self, Access};
+use crate::policy::access::Access;
 use crate::policy::env::Delta;
 use crate::policy::limits::{Exceeded, Slot};
 use crate::policy::session::{Ends, Session, Wanted};
@@ -183,7 +183,7 @@ impl Reactor {
     fn ask_access_file(&mut self, client: &Client, env: &mut Delta) -> Result<(), Reason> {
         let Some(db) = &mut self.access else { return Ok(()) };
         let local = client.local.filter(|_| self.config.access.local);
-        match access::decide(db, client.peer.ip(), local, env) {
+        match db.decide(client.peer.ip(), local, env) {
             Ok(Access::Admitted) => Ok(()),
             Ok(Access::Refused(_)) => Err(Reason::Denied),
             Err(error) => {
