@@ -15,7 +15,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::wait::WaitStatus;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, Uid};
 
 use super::{Escaped, Kind, Value, enabled, info, limited, limited_by, with};
 use crate::addr::{Printed, fold, fold_socket};
@@ -144,6 +144,11 @@ pub fn list_trouble(index: usize, display: &str, trouble: Trouble) {
             format_args!("list {display}: answer {address} is no listing; taken as not listed"),
         ),
     }
+}
+
+/// Somebody of this host may not use the control socket.
+pub fn control_refused(uid: Uid) {
+    limited(Kind::Control, Level::Warning, format_args!("user {uid} may not use the control socket"));
 }
 
 /// A helper process of `-resolver=nss` ended by itself. Another takes its place.

@@ -58,6 +58,8 @@ pub enum Kind {
     LookupsLate,
     /// A helper process of `-resolver=nss`.
     Helper,
+    /// The control socket.
+    Control,
     /// The event loop itself.
     Loop,
 }

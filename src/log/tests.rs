@@ -230,6 +230,36 @@ fn what_is_held_back_is_counted_and_said_where_the_wording_is_free() {
 }
 
 #[test]
+fn trouble_with_lookups_is_said_once_a_minute_and_for_each_list() {
+    use crate::policy::session::Trouble;
+    let caught = Caught::new(Level::Notice);
+    let odd = |last| Trouble::Unusable(std::net::Ipv4Addr::new(127, 255, 255, last));
+    for n in 0..100 {
+        lookups_late(Duration::from_secs(30));
+        for list in 0..2 {
+            let display = format!("l{list}.ex");
+            list_trouble(list, &display, if n % 2 == 0 { Trouble::Late } else { Trouble::Failed });
+            list_trouble(list, &display, odd(n));
+        }
+        lists_not_asked(&"why");
+        access_opened_anew("/f".as_ref(), "why");
+        control_refused(nix::unistd::Uid::from_raw(7));
+    }
+    assert_eq!(
+        caught.text(),
+        "WARN: lookups took longer than 30 s; connections go on without them\n\
+         WARN: list l0.ex: no answer in time; taken as not listed\n\
+         WARN: list l0.ex: answer 127.255.255.0 is no listing; taken as not listed\n\
+         WARN: list l1.ex: no answer in time; taken as not listed\n\
+         WARN: list l1.ex: answer 127.255.255.0 is no listing; taken as not listed\n\
+         ALERT: cannot ask DNS access lists: why; trying again until -lookuptimeout\n\
+         WARN: /f: why; opened anew\n\
+         WARN: user 7 may not use the control socket\n"
+    );
+    assert_eq!(suppressed(), 99 * 8);
+}
+
+#[test]
 fn a_message_that_the_level_keeps_out_is_not_held_back() {
     let caught = Caught::new(Level::Err);
     many_slots_in_use(1);

@@ -44,7 +44,7 @@ impl Reactor {
             let Some(control) = &self.control else { return };
             match control.server.accept() {
                 Accepted::Session(session) => self.admit_control(session, now),
-                Accepted::Stranger(uid) => log::warning(format_args!("user {uid} may not use the control socket")),
+                Accepted::Stranger(uid) => log::control_refused(uid),
                 Accepted::Nobody => return,
                 Accepted::Shortage => return self.timers.set(now + SHORTAGE_PAUSE, Due::ControlDoor),
             }
