@@ -85,6 +85,7 @@ fn what_is_a_listing_and_what_is_not() {
 #[test]
 fn failures_and_text_alone() {
     for (a, txt, expect, expected) in [
+        // As likely the text of a refusal, which an A record would have told.
         (Answer::Failed, Some(text("t")), None, 0),
         (Answer::Absent, Some(text("t")), None, 3),
         (Answer::Absent, Some(text("t")), Some("127.0.0.2"), 0),
