@@ -34,6 +34,7 @@ use crate::manager::{self, Manager};
 use crate::policy::env::{Base, Delta};
 use crate::policy::session::Ends;
 use crate::reactor::explain::{Explanation, local_end};
+use crate::reactor::reserve::TooMany;
 use crate::reactor::upgrade::{self, Origin};
 use crate::reactor::{Ending, Parts, Reactor};
 use crate::resolver::nss::NssResolver;
@@ -320,6 +321,9 @@ fn prepare(
         }
     }
     identity.assume()?;
+    if let Some(too_many) = TooMany::find(&config) {
+        readiness.note(format_args!("warning: {too_many}"));
+    }
     if identity.keeps_root_group() {
         readiness.note("warning: -user without -group for a user that has no entry: the group stays root's");
     }

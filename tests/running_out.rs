@@ -41,6 +41,17 @@ fn without_descriptors_clients_wait_and_are_served_later() {
     assert!(daemon.count_stderr("cannot accept") <= 2, "{}", daemon.stderr());
 }
 
+#[test]
+fn an_option_that_needs_more_descriptors_than_there_are_gives_a_warning() {
+    let start = |options: &[&str]| Builder::default().bare().options(options).prelude("ulimit -n 400").start();
+    let daemon = start(&["-maxpending=150"]);
+    assert_eq!(daemon.count_stderr("warning: -maxpending=150 can take 454 descriptors, and the limit is 400"), 1);
+    assert!(daemon.session().report().is_some(), "it serves all the same");
+    assert_eq!(start(&["-maxpending=150", "-noidentlookup"]).stderr(), "");
+    assert_eq!(start(&["-maxprocs=150"]).count_stderr("warning: -maxprocs=150 can take"), 1);
+    assert_eq!(start(&[]).stderr(), "");
+}
+
 /// A list that cannot be asked is one that nobody is on, so clients never get the descriptors that
 /// asking needs.
 #[test]
@@ -155,7 +166,8 @@ fn without_processes_a_client_is_closed_and_the_next_one_served() {
     client.send(b"hello\n");
     assert!(client.read_until("hello\n"));
     assert!(!daemon.has_ended());
-    assert_eq!(procfs::sockets(daemon.pid()), procfs::listening(daemon.pid()).len());
+    // The handler may answer before the daemon has closed its own descriptor.
+    wait_for("the descriptor", || procfs::sockets(daemon.pid()) == procfs::listening(daemon.pid()).len());
 }
 
 #[test]

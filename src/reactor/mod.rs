@@ -21,7 +21,7 @@ mod headers;
 mod lookups;
 mod quiet;
 mod reap;
-mod reserve;
+pub mod reserve;
 mod status;
 pub mod timer;
 pub mod token;

@@ -5,14 +5,63 @@
 //! before the last descriptors are taken. The kernel gives the lowest number that is free, so a high
 //! number tells that few are left, without asking. The reactor asks here at each accept.
 
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use nix::sys::resource::{Resource, getrlimit};
 
+use crate::config::{Config, NameSource};
+
 /// Enough for the sockets of the DNS client at its busiest: one for each 250 queries, those for
 /// truncated answers, and those for servers that send nonsense.
 const MOST: RawFd = 128;
+
+/// What the daemon has open beside listeners, helpers and connections, and a few more.
+const OWN: u64 = 24;
+
+/// An option that allows more connections than there are descriptors for.
+#[derive(Debug, PartialEq, Eq)]
+pub struct TooMany {
+    option: &'static str,
+    value: u32,
+    /// Descriptors that it takes, with all that the daemon has open besides.
+    takes: u64,
+    limit: u64,
+}
+
+impl TooMany {
+    /// None if the limit of this process is high enough. The soft limit is the one that counts: it is what
+    /// whoever started the daemon wants the programs to have, too, so it is not raised.
+    pub fn find(config: &Config) -> Option<Self> {
+        let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+        Self::under(soft, config)
+    }
+
+    fn under(limit: u64, config: &Config) -> Option<Self> {
+        let limits = &config.limits;
+        // The daemon closes its descriptor of a connection when the handler has it, so that only those
+        // before their verdict count.
+        let (option, value) = match limits.max_pending {
+            0 => ("maxprocs", limits.max_procs),
+            pending => ("maxpending", pending),
+        };
+        let each = if config.lookups.ident { 2 } else { 1 };
+        let helpers = if let NameSource::Nss(helpers) = config.lookups.names { helpers as u64 } else { 0 };
+        let takes = u64::from(value) * each + config.listen.len() as u64 * 2 + helpers + MOST as u64 + OWN;
+        (takes > limit).then_some(TooMany { option, value, takes, limit })
+    }
+}
+
+impl fmt::Display for TooMany {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let TooMany { option, value, takes, limit } = self;
+        write!(
+            f,
+            "-{option}={value} can take {takes} descriptors, and the limit is {limit} (ulimit -n); beyond it connections wait"
+        )
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct Reserve {
@@ -64,6 +113,30 @@ mod tests {
         {
             assert_eq!(Reserve::of(limit, taken).first, first, "{limit} {taken}");
         }
+    }
+
+    #[test]
+    fn more_connections_than_descriptors_are_noticed() {
+        let mut config = crate::policy::testing::config();
+        config.limits.max_procs = 700;
+        for (ident, pending, limit, option) in [
+            (false, 0, 854, None),
+            (false, 0, 853, Some(("maxprocs", 854))),
+            (true, 0, 1553, Some(("maxprocs", 1554))),
+            (true, 400, 1024, None),
+            (false, 1000, 1024, Some(("maxpending", 1154))),
+            (false, 100, 254, None),
+        ] {
+            (config.lookups.ident, config.limits.max_pending) = (ident, pending);
+            let found = TooMany::under(limit, &config).map(|found| (found.option, found.takes));
+            assert_eq!(found, option, "{ident} {pending} {limit}");
+        }
+        config.lookups.names = NameSource::Nss(4);
+        let text = TooMany::under(254, &config).unwrap().to_string();
+        assert!(
+            text.starts_with("-maxpending=100 can take 258 descriptors, and the limit is 254 (ulimit -n);"),
+            "{text}"
+        );
     }
 
     #[test]
