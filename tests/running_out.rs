@@ -116,6 +116,30 @@ fn a_list_that_cannot_be_asked_for_want_of_descriptors_is_waited_for() {
     assert_eq!(daemon.count_stderr("cannot ask"), 1, "{}", daemon.stderr());
 }
 
+/// c-ares takes a resolv.conf that it cannot open for one that names nobody.
+#[test]
+fn a_resolv_conf_that_cannot_be_opened_changes_no_name_server() {
+    let done = namespace::run(|| {
+        let scratch = Scratch::new();
+        let server = "192.0.2.53:53";
+        let dns = Dns::serve(std::net::UdpSocket::bind(server).unwrap(), std::net::TcpListener::bind(server).unwrap());
+        dns.otherwise(Message::new().record(Record::a("127.0.0.2")));
+        namespace::replace_file("/etc/resolv.conf", &scratch.file("resolv.conf", "nameserver 192.0.2.53\n"));
+        let daemon = Builder::default()
+            .bare()
+            .options(["-nodnslookup", "-noidentlookup", "-dnscache=0", "-block=a.test", "-drop"])
+            .start();
+        assert_eq!(daemon.session().bytes, b"");
+        take_descriptors(&daemon);
+        daemon.signal(nix::sys::signal::Signal::SIGHUP);
+        daemon.wait_for_stderr("cannot set the DNS client up anew: Too many open files");
+        limit_descriptors(&daemon, "1000");
+        assert_eq!(daemon.session().bytes, b"", "listed, and served all the same");
+        assert_eq!(dns.asked().len(), 2);
+    });
+    assert!(done.is_some() || !nix::unistd::geteuid().is_root());
+}
+
 #[test]
 fn at_the_time_limit_a_connection_goes_on_without_a_list_that_cannot_be_asked() {
     let dns = Dns::start();

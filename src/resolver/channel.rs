@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use std::time::Duration;
 use c_ares::{DnsCls, DnsFlags, DnsOpcode, DnsRcode, DnsRecord, DnsRecordType, FdEvents, Flags, Options, ProcessFlags};
 use nix::errno::Errno;
 
-use super::reply::{self, Failure, Outcome};
+use super::reply::{self, Failure, Outcome, is_shortage};
 use super::sockets::Sockets;
 use super::table::Place;
 
@@ -74,7 +75,7 @@ impl Channel {
         resolv_conf: &str,
         sockets: &Arc<Sockets>,
         basket: Basket,
-    ) -> Result<Channel, c_ares::Error> {
+    ) -> io::Result<Channel> {
         let mut options = Options::new();
         let sockets = sockets.clone();
         options
@@ -90,11 +91,20 @@ impl Channel {
             .set_query_cache_max_ttl(0)
             .set_socket_state_callback(move |fd, readable, writable| sockets.want(fd, readable, writable))
             // With servers given, the file has no say at all.
-            .set_resolvconf_path(if nameservers.is_empty() { resolv_conf } else { "/dev/null" })?;
-        let mut ares = c_ares::Channel::with_options(options)?;
-        if !nameservers.is_empty() {
+            .set_resolvconf_path(if nameservers.is_empty() { resolv_conf } else { "/dev/null" })
+            .map_err(io::Error::other)?;
+        Errno::clear();
+        let mut ares = c_ares::Channel::with_options(options).map_err(io::Error::other)?;
+        if nameservers.is_empty() {
+            // A file that it could not open is nothing to c-ares: it asks this host instead, where nobody
+            // answers for any list. With that error it opens no further files, so the number stays.
+            let errno = Errno::last();
+            if is_shortage(errno) {
+                return Err(errno.into());
+            }
+        } else {
             // A SocketAddr prints as c-ares reads it: IP:PORT, and [IP]:PORT for IPv6.
-            ares.set_servers(nameservers.iter().map(SocketAddr::to_string))?;
+            ares.set_servers(nameservers.iter().map(SocketAddr::to_string)).map_err(io::Error::other)?;
         }
         Ok(Channel { ares, basket })
     }

@@ -374,7 +374,7 @@ impl Resolver {
 
     fn make_channel(&self) -> io::Result<Channel> {
         let Settings { nameservers, resolv_conf, .. } = &self.settings;
-        Channel::open(nameservers, resolv_conf, &self.sockets, self.basket.clone()).map_err(io::Error::other)
+        Channel::open(nameservers, resolv_conf, &self.sockets, self.basket.clone())
     }
 
     fn may_start(&self) -> bool {

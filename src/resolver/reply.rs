@@ -90,13 +90,10 @@ impl Failure {
     /// `errno` as the last system call of c-ares that failed has left it: c-ares tells of a socket that it
     /// could not open as it does of a server that does not listen.
     pub fn new(error: c_ares::Error, errno: Errno) -> Self {
-        match (Failure::from(error), errno) {
-            // The last is what sending over a socket gives that got no port when it was connected.
-            (
-                Failure::Unreachable,
-                Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM | Errno::EDESTADDRREQ,
-            ) => Failure::Shortage(errno),
-            (failure, _) => failure,
+        match Failure::from(error) {
+            // Sending over a socket gives the second if it got no port when it was connected.
+            Failure::Unreachable if is_shortage(errno) || errno == Errno::EDESTADDRREQ => Failure::Shortage(errno),
+            failure => failure,
         }
     }
 
@@ -104,6 +101,11 @@ impl Failure {
     pub fn is_ours(self) -> bool {
         matches!(self, Failure::NoChannel | Failure::NoMemory | Failure::Shortage(_) | Failure::Local)
     }
+}
+
+/// True if this host has run out of something.
+pub fn is_shortage(errno: Errno) -> bool {
+    matches!(errno, Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)
 }
 
 impl fmt::Display for Failure {
