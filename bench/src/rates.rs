@@ -48,6 +48,24 @@ impl Bench {
         Ok(outcome)
     }
 
+    /// The same, and the processor time of our own daemon for one connection as a row of its own. Of the reference it
+    /// would tell little: what it does for a connection it does in a process of that connection.
+    fn measure_cpu(
+        &mut self,
+        server: &Server,
+        load: (From, Expect, usize),
+        row: &str,
+        kind: Kind,
+    ) -> io::Result<load::Outcome> {
+        let before = proc::nanoseconds(server.pid());
+        let outcome = self.measure(server, load.0, load.1, load.2).map_err(|e| named(kind, e))?;
+        if kind == Kind::Ours {
+            let spent = (proc::nanoseconds(server.pid()) - before) as f64 / 1e3 / outcome.done as f64;
+            self.results.add(row, kind.name(), spent);
+        }
+        Ok(outcome)
+    }
+
     /// Rounds of a row: every subject once in each, by turns first.
     fn rounds<T: Copy>(
         &mut self,
@@ -101,6 +119,7 @@ fn named(kind: Kind, error: io::Error) -> io::Error {
 
 pub fn refuse(bench: &mut Bench) -> io::Result<()> {
     bench.results.row("refuse-access", "refuse by the access file", "connections/s");
+    bench.results.row("refuse-cpu", "refuse by the access file: processor time of the daemon for one connection", "us");
     bench.results.row("refuse-limit", "refuse by -maxperip", "connections/s");
     let file = bench.places.work.join("refuse.dat");
     access::write(&file, [(REFUSED.to_string(), "deny".to_owned())])?;
@@ -108,8 +127,7 @@ pub fn refuse(bench: &mut Bench) -> io::Result<()> {
     let subjects = bench.present(&[Kind::Ours, Kind::BareClose, Kind::Reference]);
     bench.rounds(&subjects, |bench, kind| {
         let server = Server::start(&bench.places, kind, &with(&PLAIN, &[&option]), &[])?;
-        let outcome =
-            bench.measure(&server, From::One(REFUSED), Expect::Nothing, AT_ONCE).map_err(|e| named(kind, e))?;
+        let outcome = bench.measure_cpu(&server, (From::One(REFUSED), Expect::Nothing, AT_ONCE), "refuse-cpu", kind)?;
         bench.results.add("refuse-access", kind.name(), outcome.rate());
         drop(server);
         let options = ["-nodnslookup", "-noidentlookup", "-maxperip=1"];
@@ -135,10 +153,11 @@ pub fn refuse(bench: &mut Bench) -> io::Result<()> {
 
 pub fn names(bench: &mut Bench) -> io::Result<()> {
     bench.results.row("names", "names and four lists, DNS answers at once, every client new", "connections/s");
+    bench.results.row("names-cpu", "the same: processor time of the daemon for one connection", "us");
     let subjects = bench.present(&[Kind::Ours, Kind::Reference]);
     bench.rounds(&subjects, |bench, kind| {
         let server = Server::start(&bench.places, kind, &with(&LOOKUPS, &["-maxprocs=40"]), &[])?;
-        let outcome = bench.measure(&server, From::Fresh, NAME, 40).map_err(|e| named(kind, e))?;
+        let outcome = bench.measure_cpu(&server, (From::Fresh, NAME, 40), "names-cpu", kind)?;
         bench.results.add("names", kind.name(), outcome.rate());
         Ok(())
     })?;
@@ -206,6 +225,7 @@ fn thousand(bench: &Bench, kind: Kind, options: &[&str], count: u64) -> io::Resu
 pub fn cached(bench: &mut Bench) -> io::Result<()> {
     bench.results.row("cached", "the same client again, within the TTL", "connections/s");
     bench.results.row("cached-queries", "the same: DNS queries", "queries");
+    bench.results.row("cached-cpu", "the same: processor time of the daemon for one connection", "us");
     bench.rounds(&[true, false], |bench, lookups| {
         let options = if lookups { with(&LOOKUPS, &["-maxperip=10000"]) } else { PLAIN.to_vec() };
         let (name, expect) = if lookups { ("names and four lists", NAME) } else { ("no lookups", LINE) };
@@ -214,7 +234,10 @@ pub fn cached(bench: &mut Bench) -> io::Result<()> {
             Load { port: server.port, at_once: 1, from: From::One(AGAIN), expect, until: Until::Clients(1), send: b"" };
         load::run(&first, PATIENCE);
         let before = bench.dns.queries();
+        let spent = proc::nanoseconds(server.pid());
         let outcome = bench.measure(&server, From::One(AGAIN), expect, AT_ONCE)?;
+        let spent = (proc::nanoseconds(server.pid()) - spent) as f64 / 1e3 / outcome.done as f64;
+        bench.results.add("cached-cpu", name, spent);
         bench.results.add("cached", name, outcome.rate());
         bench.results.add("cached-queries", name, (bench.dns.queries() - before) as f64);
         Ok(())
