@@ -33,18 +33,10 @@ use crate::config::{Handler, LoggerProgram};
 use crate::error::StartError;
 use crate::sys;
 
-/// The signals that the daemon catches or ignores; a child has their default actions, except for
-/// those of [`Spawner::keep_ignored`]. Others that were ignored when the daemon started stay
-/// ignored: the daemon does not touch them.
-const RESET: [Signal; 7] = [
-    Signal::SIGHUP,
-    Signal::SIGINT,
-    Signal::SIGTERM,
-    Signal::SIGCHLD,
-    sys::IGNORED[0],
-    sys::IGNORED[1],
-    sys::IGNORED[2],
-];
+/// The signals that the daemon ignores; a child has their default actions, except for those of
+/// [`Spawner::keep_ignored`]. Those that it catches are blocked and have theirs already (`signal`). Others
+/// that were ignored when the daemon started stay ignored: the daemon does not touch them.
+const RESET: [Signal; 3] = sys::IGNORED;
 
 /// A connection with a number up to this is left where it is: so few are copied in no time.
 const LOW: RawFd = 64;
