@@ -21,7 +21,10 @@ CARES      = bundled
 
 FEATURES_bundled = --features bundled-cares
 FEATURES_system  = --features system-cares
-FEATURES = --no-default-features $(or $(FEATURES_$(CARES)),$(error CARES is bundled or system, not $(CARES)))
+FEATURES := --no-default-features $(or $(FEATURES_$(CARES)),$(error CARES is bundled or system, not $(CARES)))
+
+# The system's has to have the calls that the event loop makes, which came with this version.
+CARES_LEAST = 1.34
 
 # Where cargo leaves a release build, cross-compiled or not.
 OUT = $(or $(CARGO_TARGET_DIR),target)$(and $(CARGO_BUILD_TARGET),/$(CARGO_BUILD_TARGET))/release
@@ -40,10 +43,16 @@ CRATES = $${CARGO_HOME:-$$HOME/.cargo}=cargo
 HARDEN = -fstack-protector-strong -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2
 
 # MAKEFLAGS is kept from c-ares' own make, which would take our variables for its own.
-all:
+all: cares-$(CARES)
 	MAKEFLAGS= RUSTFLAGS="$$RUSTFLAGS --remap-path-prefix=$(HERE) --remap-path-prefix=$(CRATES)" \
 	CFLAGS="$(HARDEN) $$CFLAGS -ffile-prefix-map=$(HERE) -ffile-prefix-map=$(CRATES)" \
 	$(CARGO) build --release $(CARGOFLAGS) $(FEATURES)
+
+cares-bundled:
+cares-system:
+	@$${PKG_CONFIG:-pkg-config} --atleast-version=$(CARES_LEAST) libcares 2>/dev/null || { \
+		found=$$($${PKG_CONFIG:-pkg-config} --modversion libcares 2>/dev/null) || found=none; \
+		echo "CARES=system needs c-ares $(CARES_LEAST) or newer; pkg-config finds $$found" >&2; exit 1; }
 
 # On Debian as root, installs what is missing; elsewhere says what that is.
 deps:
@@ -54,9 +63,13 @@ demo:
 	@$(MAKE) all
 	@scripts/demo $(OUT)
 
-check:
+check: cares-$(CARES)
 	@scripts/deps check
 	@CARGO="$(CARGO)" CARGOFLAGS="$(CARGOFLAGS) $(FEATURES)" OUT="$(OUT)" scripts/check
+
+# Size, time to start, memory when idle: the README's figures.
+footprint: all
+	@scripts/footprint $(OUT)
 
 # Measures the daemon against what it replaces and its peers, as far as they are here ("scripts/deps bench" installs
 # them): see docs/scaling.md. Needs root, or user namespaces. BENCHFLAGS: --rounds N, --seconds S, --only GROUP,...
@@ -127,4 +140,4 @@ dist:
 clean:
 	$(CARGO) clean
 
-.PHONY: all deps demo check check-faults soak bench bench-report install uninstall vendor dist clean
+.PHONY: all cares-bundled cares-system deps demo check check-faults soak footprint bench bench-report install uninstall vendor dist clean
