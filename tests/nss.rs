@@ -220,7 +220,8 @@ fn helpers_end_with_the_daemon() {
         world.dns.set("10.2.0.192.in-addr.arpa", PTR, Message::new().fault(Fault::Silent));
         for user in [None, Some("-user=daemon")] {
             for signal in [Signal::SIGTERM, Signal::SIGKILL] {
-                let mut daemon = asking("-resolver=nss:2").options(user).start();
+                // `daemon` may not run the test binary.
+                let mut daemon = asking("-resolver=nss:2").options(user).handler(["/bin/cat"]).start();
                 let all = helpers(&daemon, 2);
                 let asked = world.dns.count("10.2.0.192.in-addr.arpa", PTR);
                 let _client = daemon.connect_from(ip("192.0.2.10"));
