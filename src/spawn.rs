@@ -62,6 +62,8 @@ pub struct Spawner {
     kept: SigSet,
     stack: Stack,
     place: Place,
+    /// False once it has turned out that a child may not part with a table of descriptors that it shares.
+    shares: Cell<bool>,
 }
 
 impl Spawner {
@@ -91,7 +93,7 @@ impl Spawner {
         let unprepared = |error: io::Error| StartError::system("cannot prepare to start programs", error);
         let stack = Stack::new().map_err(|errno| unprepared(errno.into()))?;
         let place = Place::new().map_err(unprepared)?;
-        Ok(Spawner { program, argv, own_group, kept: SigSet::empty(), stack, place })
+        Ok(Spawner { program, argv, own_group, kept: SigSet::empty(), stack, place, shares: Cell::new(true) })
     }
 
     /// Signals that this process ignores and that its children are to find ignored, too.
@@ -145,20 +147,42 @@ impl Spawner {
             default: SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty()),
             mask: SigSet::empty(),
             highest: standard.into_iter().flatten().fold(libc::STDERR_FILENO, RawFd::max),
-            error: Cell::new(0),
+            shares: self.shares.get(),
+            failed: Cell::new(None),
         };
-        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_FILES | libc::SIGCHLD;
+        let started = self.clone_child(&mut child);
+        let started = match started {
+            // A sandbox that allows no call to part, or an emulator that does not share: from now on the
+            // kernel copies the whole table when it makes the child.
+            Err(Failed::ToPart(errno)) if !matches!(errno, Errno::ENOMEM | Errno::EMFILE) => {
+                self.shares.set(false);
+                child.shares = false;
+                child.failed.set(None);
+                self.clone_child(&mut child)
+            }
+            started => started,
+        };
+        started.map_err(|(Failed::ToPart(errno) | Failed::ToStart(errno))| errno)
+    }
+
+    fn clone_child(&self, child: &mut Child) -> Result<Pid, Failed> {
+        let files = if child.shares { libc::CLONE_FILES } else { 0 };
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | files | libc::SIGCHLD;
         // SAFETY: with CLONE_VFORK this thread sleeps until the child has exec'd or ended, so
         // `child`, all that it points to, and the stack, which nobody else uses, outlive its use
         // of them. `run_child` keeps to what may be done in borrowed memory.
-        let pid = unsafe { libc::clone(run_child, self.stack.top(), flags, ptr::from_mut(&mut child).cast()) };
-        let pid = Errno::result(pid).map(Pid::from_raw)?;
-        match child.error.get() {
-            0 => Ok(pid),
-            error => {
+        let pid = unsafe { libc::clone(run_child, self.stack.top(), flags, ptr::from_mut(child).cast()) };
+        let pid = match Errno::result(pid) {
+            Ok(pid) => Pid::from_raw(pid),
+            Err(Errno::EINVAL) if child.shares => return Err(Failed::ToPart(Errno::EINVAL)),
+            Err(errno) => return Err(Failed::ToStart(errno)),
+        };
+        match child.failed.get() {
+            None => Ok(pid),
+            Some(failed) => {
                 // The child has ended: this only takes it off the process table.
                 while waitpid(pid, None) == Err(Errno::EINTR) {}
-                Err(Errno::from_raw(error))
+                Err(failed)
             }
         }
     }
@@ -170,6 +194,14 @@ fn pointers<'a>(strings: impl ExactSizeIterator<Item = &'a CStr>) -> Vec<*const 
     list.extend(strings.map(CStr::as_ptr));
     list.push(ptr::null());
     list
+}
+
+/// Why a child has not come to be its program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Failed {
+    /// It could not get a table of descriptors of its own, and has changed nothing.
+    ToPart(Errno),
+    ToStart(Errno),
 }
 
 /// What the child reads, in its parent's memory; made before it is started.
@@ -184,8 +216,10 @@ struct Child {
     mask: SigSet,
     /// The highest descriptor that is needed.
     highest: RawFd,
+    /// True if it has its parent's table of descriptors at first, and not a copy.
+    shares: bool,
     /// What it could not do: the one thing that the child writes.
-    error: Cell<c_int>,
+    failed: Cell<Option<Failed>>,
 }
 
 /// The child. It runs in its parent's memory while the parent sleeps, with signal actions and mask of
@@ -195,19 +229,26 @@ extern "C" fn run_child(child: *mut c_void) -> c_int {
     // SAFETY: `start` passes a Child that lives until this process has exec'd or ended, and reads
     // it only then.
     let child = unsafe { &*child.cast::<Child>() };
-    child.error.set(exec(child) as c_int);
+    child.failed.set(Some(exec(child)));
     // SAFETY: ends this process alone, without any cleaning up of the parent's.
     unsafe { libc::_exit(127) }
 }
 
 /// Returns only if something failed.
-fn exec(child: &Child) -> Errno {
-    if let Err(errno) = own_descriptors(child.highest) {
-        return errno;
+fn exec(child: &Child) -> Failed {
+    if child.shares {
+        if let Err(errno) = own_descriptors(child.highest) {
+            return Failed::ToPart(errno);
+        }
     }
+    Failed::ToStart(become_program(child))
+}
+
+/// The same, with a table of its own.
+fn become_program(child: &Child) -> Errno {
     for (target, descriptor) in (0..).zip(child.standard) {
         if let Some(descriptor) = descriptor {
-            // SAFETY: two descriptor numbers; this process has a table of its own by now.
+            // SAFETY: two descriptor numbers; this process has a table of its own.
             if unsafe { libc::dup2(descriptor, target) } < 0 {
                 return Errno::last();
             }
@@ -359,136 +400,4 @@ fn source(descriptor: BorrowedFd<'_>) -> Result<RawFd, Errno> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::{Read, Write, stdin};
-    use std::net::Shutdown;
-    use std::os::fd::AsFd;
-    use std::os::unix::net::UnixStream;
-
-    use nix::fcntl::OFlag;
-    use nix::sys::signal::SigmaskHow;
-    use nix::sys::wait::{WaitStatus, waitpid};
-    use nix::unistd::pipe2;
-
-    use super::*;
-
-    fn shell(script: &str) -> Spawner {
-        let args = ["-c", script, "zero", "one"].map(OsString::from).to_vec();
-        Spawner::handler(&Handler { program: "/bin/sh".into(), args }).unwrap()
-    }
-
-    /// What the script says on descriptor 1 when it is run with `stderr` and reads `input`.
-    fn run(script: &str, stderr: StderrFor<'_>, envp: &[&CStr], input: &[u8]) -> String {
-        let (mut ours, theirs) = UnixStream::pair().unwrap();
-        let pid = shell(script).spawn(theirs.as_fd(), stderr, envp).unwrap();
-        drop(theirs);
-        ours.write_all(input).unwrap();
-        ours.shutdown(Shutdown::Write).unwrap();
-        let mut output = String::new();
-        ours.read_to_string(&mut output).unwrap();
-        assert_eq!(waitpid(pid, None).unwrap(), WaitStatus::Exited(pid, 0));
-        output
-    }
-
-    fn ignored_here() -> u64 {
-        let status = fs::read_to_string("/proc/self/status").unwrap();
-        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
-        u64::from_str_radix(mask.trim(), 16).unwrap()
-    }
-
-    #[test]
-    fn the_connection_is_input_and_output() {
-        assert_eq!(run("cat; echo \"$0 $1\"", StderrFor::Inherit, &[], b"text\n"), "text\nzero one\n");
-    }
-
-    #[test]
-    fn the_environment_is_what_is_given() {
-        let path = CString::new("PATH=/usr/bin:/bin").unwrap();
-        let variable = CString::new("TCPREMOTEIP=::ffff:192.0.2.1").unwrap();
-        let output = run("exec env", StderrFor::Inherit, &[&path, &variable], b"");
-        let mut lines: Vec<_> =
-            output.lines().filter(|line| !line.starts_with("PWD=") && !line.starts_with("_=")).collect();
-        lines.sort_unstable();
-        assert_eq!(lines, ["PATH=/usr/bin:/bin", "TCPREMOTEIP=::ffff:192.0.2.1"]);
-    }
-
-    #[test]
-    fn the_child_has_three_descriptors() {
-        // A close-on-exec one that must not show up, and one as standard error.
-        let null = sys::dev_null().unwrap();
-        // The test drops the directory that the shell itself had open for its pattern.
-        let listing = "for n in /proc/$$/fd/*; do [ -h $n ] && echo ${n##*/}; done; true";
-        let output = run(listing, StderrFor::Descriptor(null.as_fd()), &[], b"");
-        let mut numbers: Vec<i32> = output.lines().map(|line| line.parse().unwrap()).collect();
-        numbers.sort_unstable();
-        assert_eq!(numbers, [0, 1, 2]);
-        let target = "readlink /proc/$$/fd/2";
-        let path = CString::new("PATH=/usr/bin:/bin").unwrap();
-        assert_eq!(run(target, StderrFor::Descriptor(null.as_fd()), &[&path], b""), "/dev/null\n");
-        assert_eq!(run("echo err >&2", StderrFor::Connection, &[], b""), "err\n");
-    }
-
-    #[test]
-    fn signals_are_unblocked_and_not_ignored() {
-        let blocked: SigSet = [Signal::SIGHUP, Signal::SIGUSR1].into_iter().collect();
-        let mut before = SigSet::empty();
-        nix::sys::signal::sigprocmask(SigmaskHow::SIG_BLOCK, Some(&blocked), Some(&mut before)).unwrap();
-        // SIGPIPE is ignored here by the Rust runtime.
-        let path = CString::new("PATH=/usr/bin:/bin").unwrap();
-        let output = run("exec grep -E '^Sig(Blk|Ign)' /proc/self/status", StderrFor::Inherit, &[&path], b"");
-        nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None).unwrap();
-        let masks: Vec<u64> = output
-            .lines()
-            .map(|line| u64::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap())
-            .collect();
-        assert_eq!(masks.len(), 2, "{output}");
-        assert_eq!(masks[0], 0, "blocked");
-        // QUIT and the like may be ignored by whoever runs the tests, and stay so.
-        let kept = ignored_here() & !(1 << (libc::SIGPIPE - 1));
-        assert_eq!(masks[1], kept, "ignored");
-    }
-
-    #[test]
-    fn a_program_that_cannot_be_executed_is_named() {
-        let of = |program: &str| Spawner::handler(&Handler { program: program.into(), args: Vec::new() }).unwrap();
-        let (ours, _theirs) = UnixStream::pair().unwrap();
-        for (program, errno, text) in [
-            ("/nonexistent/program", Errno::ENOENT, "/nonexistent/program: cannot execute: No such file or directory"),
-            ("/etc/passwd", Errno::EACCES, "/etc/passwd: cannot execute: Permission denied"),
-            ("/etc", Errno::EACCES, "/etc: cannot execute: Permission denied"),
-            ("sh", Errno::ENOENT, "sh: cannot execute: No such file or directory"),
-        ] {
-            assert_eq!(of(program).spawn(ours.as_fd(), StderrFor::Inherit, &[]), Err(errno), "{program}");
-            assert_eq!(of(program).check().unwrap_err().to_string(), text);
-        }
-        assert!(of("/bin/sh").check().is_ok());
-        let nul = Spawner::handler(&Handler { program: "/bin/sh".into(), args: vec!["a\0b".into()] });
-        assert!(nul.is_err());
-    }
-
-    #[test]
-    fn a_standard_descriptor_is_no_connection() {
-        assert_eq!(shell("").spawn(stdin().as_fd(), StderrFor::Inherit, &[]), Err(Errno::EBADF));
-    }
-
-    #[test]
-    fn the_logger_leads_its_own_group_and_reads_the_pipe() {
-        let (read, write) = pipe2(OFlag::O_CLOEXEC).unwrap();
-        let null = sys::dev_null().unwrap();
-        // The one argument is the file that the group is written to.
-        let directory = std::env::temp_dir().join(format!("spawn-{}", std::process::id()));
-        fs::create_dir_all(&directory).unwrap();
-        let program = directory.join("logger");
-        fs::write(&program, "#!/bin/sh\nread line\necho \"$line $(ps -o pgid= -p $$) $$\" >\"$1\"\n").unwrap();
-        fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let result = directory.join("result");
-        let logger = LoggerProgram { program: program.into(), name: result.clone().into() };
-        let path = CString::new("PATH=/usr/bin:/bin").unwrap();
-        let pid = Spawner::logger(&logger).unwrap().spawn_logger(read.as_fd(), null.as_fd(), &[&path]).unwrap();
-        fs::File::from(write).write_all(b"hello\n").unwrap();
-        assert_eq!(waitpid(pid, None).unwrap(), WaitStatus::Exited(pid, 0));
-        let text = fs::read_to_string(&result).unwrap();
-        assert_eq!(text.split_whitespace().collect::<Vec<_>>(), ["hello", &pid.to_string(), &pid.to_string()]);
-        fs::remove_dir_all(directory).unwrap();
-    }
-}
+mod tests;
