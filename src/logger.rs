@@ -18,9 +18,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::wait::WaitStatus;
 use nix::unistd::{Pid, pipe2};
 
+use crate::children::End;
 use crate::config::{Level, LoggerProgram};
 use crate::error::{StartError, errno_text};
 use crate::handover;
@@ -116,13 +116,13 @@ impl Logger {
 
     /// A child has ended. True if it was the logger, which then is to be started again at
     /// [`Logger::deadline`].
-    pub fn exited(&mut self, status: WaitStatus, now: Instant) -> bool {
+    pub fn exited(&mut self, ended: Pid, end: End, now: Instant) -> bool {
         match self.state {
-            State::Running { pid, since } if status.pid() == Some(pid) => {
+            State::Running { pid, since } if pid == ended => {
                 if now.saturating_duration_since(since) >= SOUND {
                     self.pause = FIRST_PAUSE;
                 }
-                self.rest(now, format_args!("ended with {}", End(status)));
+                self.rest(now, format_args!("ended with {end}"));
                 true
             }
             _ => false,
@@ -184,19 +184,6 @@ pub(crate) fn set_blocking(fd: &OwnedFd) -> nix::Result<()> {
     fcntl(fd, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK)).map(drop)
 }
 
-/// How a child ended, in words.
-struct End(WaitStatus);
-
-impl fmt::Display for End {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            WaitStatus::Exited(_, code) => write!(f, "exit status {code}"),
-            WaitStatus::Signaled(_, signal, _) => write!(f, "{signal}"),
-            other => write!(f, "{other:?}"),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,7 +191,6 @@ mod tests {
 
     use nix::errno::Errno;
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    use nix::sys::signal::Signal;
     use nix::unistd::{read, write};
 
     fn logger() -> Logger {
@@ -233,11 +219,11 @@ mod tests {
         let mut current = 100;
         for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
             // Others' ends are none of its business.
-            assert!(!logger.exited(WaitStatus::Exited(pid(current + 1), 0), now));
+            assert!(!logger.exited(pid(current + 1), End::Exit(0), now));
             assert_eq!(logger.deadline(), None);
-            assert!(logger.exited(WaitStatus::Exited(pid(current), 1), now));
+            assert!(logger.exited(pid(current), End::Exit(1), now));
             assert_eq!(logger.deadline(), Some(now + seconds * SECOND));
-            assert!(!logger.exited(WaitStatus::Exited(pid(current), 1), now), "ended already");
+            assert!(!logger.exited(pid(current), End::Exit(1), now), "ended already");
 
             now += seconds * SECOND;
             logger.tick(now - SECOND / 1000, |_| panic!("too early"));
@@ -247,12 +233,12 @@ mod tests {
         }
         // Nearly a minute is not enough, a minute is.
         now += SOUND - SECOND;
-        assert!(logger.exited(WaitStatus::Signaled(pid(current), Signal::SIGKILL, false), now));
+        assert!(logger.exited(pid(current), End::Killed(libc::SIGKILL), now));
         assert_eq!(logger.deadline(), Some(now + LONGEST_PAUSE));
         now += LONGEST_PAUSE;
         logger.tick(now, |_| Ok(pid(1)));
         now += SOUND;
-        assert!(logger.exited(WaitStatus::Signaled(pid(1), Signal::SIGKILL, false), now));
+        assert!(logger.exited(pid(1), End::Killed(libc::SIGKILL), now));
         assert_eq!(logger.deadline(), Some(now + FIRST_PAUSE));
         assert!(caught.text().starts_with("ERR: logger /lib/log ended with exit status 1; next start in 1 s\n"));
     }
@@ -262,7 +248,7 @@ mod tests {
         let caught = Caught::new(Level::Notice);
         let (mut logger, now) = (logger(), Instant::now());
         logger.start(now, |_| Ok(pid(1))).unwrap();
-        assert!(logger.exited(WaitStatus::Signaled(pid(1), Signal::SIGSEGV, true), now));
+        assert!(logger.exited(pid(1), End::Killed(libc::SIGSEGV), now));
         assert!(caught.text().contains("ended with SIGSEGV"));
         logger.tick(now + SECOND, |_| Err(Errno::EAGAIN));
         assert_eq!(logger.deadline(), Some(now + 3 * SECOND));
@@ -305,7 +291,7 @@ mod tests {
                 Ok(pid(1))
             })
             .unwrap();
-        logger.exited(WaitStatus::Exited(pid(1), 0), now);
+        logger.exited(pid(1), End::Exit(0), now);
         logger.tick(now + SECOND, |input| {
             let flags = OFlag::from_bits_retain(fcntl(input, FcntlArg::F_GETFL).unwrap());
             assert!(!flags.contains(OFlag::O_NONBLOCK));

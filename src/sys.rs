@@ -163,6 +163,17 @@ impl Process {
     }
 }
 
+/// Takes a child that has ended off the process table, this one or, with none, any; with its status as
+/// waitpid(2) has it. None: there are children, and none of them has ended. nix' own gives an error for a
+/// child that a real-time signal has killed, when it is off the table already.
+pub fn wait_for_ended(pid: Option<Pid>) -> Result<Option<(Pid, libc::c_int)>, Errno> {
+    let mut status = 0;
+    let pid = pid.map_or(-1, Pid::as_raw);
+    // SAFETY: waitpid writes one integer, which is ours.
+    let ended = Errno::result(unsafe { libc::waitpid(pid, &mut status, libc::WNOHANG) })?;
+    Ok((ended > 0).then_some((Pid::from_raw(ended), status)))
+}
+
 /// True while a signal that was sent to the process waits there unread; None if that cannot be known.
 pub fn signal_pending(pid: Pid, number: Signal) -> Option<bool> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;

@@ -73,6 +73,19 @@ fn a_slot_is_taken_until_the_program_has_ended_not_the_connection() {
 }
 
 #[test]
+fn a_slot_is_free_again_whatever_signal_has_ended_its_program() {
+    let daemon = Builder::default()
+        .options(["-maxprocs=2", "-loglevel=info"])
+        .handler(["/bin/sh", "-c", "echo served; kill -$((40 + $$ % 20)) $$; sleep 1000"])
+        .start();
+    for _ in 0..6 {
+        assert_eq!(daemon.session().text(), "served\n");
+    }
+    wait_for("all ends are told", || daemon.count_stderr(" exit=- signal=") == 6);
+    daemon.wait_for_no_children();
+}
+
+#[test]
 fn maxperip_counts_an_address_over_all_families_and_ports() {
     let done = namespace::run(|| {
         let daemon = staying(&["-maxperip=2"]).address("127.0.0.1:25".parse().unwrap()).list("25,26").start();

@@ -14,11 +14,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
-use nix::sys::wait::WaitStatus;
 use nix::unistd::{Pid, Uid};
 
 use super::{Escaped, Kind, Value, enabled, info, limited, limited_by, with};
 use crate::addr::{Printed, fold, fold_socket};
+use crate::children::End;
 use crate::config::Level;
 use crate::error::errno_text;
 use crate::policy::session::Trouble;
@@ -235,22 +235,20 @@ pub fn connection(c: &Connection<'_>) {
     ));
 }
 
-/// One line at `info` at the end of each handler. `status` is an exit or a death by signal.
-pub fn ended(remote: SocketAddr, status: WaitStatus, lasted: Duration) {
+/// One line at `info` at the end of each handler.
+pub fn ended(remote: SocketAddr, pid: Pid, end: End, lasted: Duration) {
     if !enabled(Level::Info) {
         return;
     }
-    let (exit, signal) = match status {
-        WaitStatus::Exited(_, code) => (code.to_string(), "-"),
-        WaitStatus::Signaled(_, signal, _) => ("-".to_owned(), signal.as_str()),
-        _ => ("-".to_owned(), "-"),
-    };
+    let none = || "-".to_owned();
+    let exit = if let End::Exit(code) = end { code.to_string() } else { none() };
+    let signal = end.signal().unwrap_or_else(none);
     let remote = fold_socket(remote);
     info(format_args!(
         "end ip={} port={} pid={} exit={exit} signal={signal} seconds={}.{:03}",
         printed(remote.ip()),
         remote.port(),
-        status.pid().map_or(0, |pid| pid.as_raw()),
+        pid.as_raw(),
         lasted.as_secs(),
         lasted.subsec_millis(),
     ));

@@ -8,9 +8,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
-use nix::sys::signal::Signal;
-use nix::sys::wait::WaitStatus;
 use nix::unistd::{Pid, pipe2, read};
+
+use crate::children::End;
 
 /// A directory of a test's own, removed with it.
 pub(crate) struct Dir(PathBuf);
@@ -335,11 +335,13 @@ fn a_connection_is_one_line_of_fields() {
 fn an_end_tells_exit_status_or_signal() {
     let caught = Caught::new(Level::Info);
     let (remote, pid) = (socket("[2001:db8::1]:4711"), Pid::from_raw(123));
-    ended(remote, WaitStatus::Exited(pid, 75), Duration::from_millis(61_007));
-    ended(remote, WaitStatus::Signaled(pid, Signal::SIGTERM, false), Duration::ZERO);
+    ended(remote, pid, End::Exit(75), Duration::from_millis(61_007));
+    ended(remote, pid, End::Killed(libc::SIGTERM), Duration::ZERO);
+    ended(remote, pid, End::Killed(40), Duration::ZERO);
     assert_eq!(
         caught.text(),
         "INFO: end ip=2001:db8::1 port=4711 pid=123 exit=75 signal=- seconds=61.007\n\
-         INFO: end ip=2001:db8::1 port=4711 pid=123 exit=- signal=SIGTERM seconds=0.000\n"
+         INFO: end ip=2001:db8::1 port=4711 pid=123 exit=- signal=SIGTERM seconds=0.000\n\
+         INFO: end ip=2001:db8::1 port=4711 pid=123 exit=- signal=40 seconds=0.000\n"
     );
 }

@@ -10,10 +10,9 @@ use std::time::{Duration, Instant};
 
 use mio::Interest;
 use mio::unix::SourceFd;
-use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 
-use crate::children;
+use crate::children::{self, End};
 use crate::log;
 use crate::reactor::Reactor;
 use crate::reactor::timer::Due;
@@ -43,14 +42,14 @@ impl Reactor {
     }
 
     pub(super) fn reap_one(&mut self, pid: Pid, now: Instant) {
-        if let Some((pid, status)) = children::reap_one(pid) {
-            self.child_ended(pid, status, now);
+        if let Some((pid, end)) = children::reap_one(pid) {
+            self.child_ended(pid, end, now);
         }
     }
 
     pub(super) fn reap_all(&mut self, now: Instant) {
-        while let Some((pid, status)) = children::reap() {
-            self.child_ended(pid, status, now);
+        while let Some((pid, end)) = children::reap() {
+            self.child_ended(pid, end, now);
         }
     }
 
@@ -67,16 +66,16 @@ impl Reactor {
         Some(handle)
     }
 
-    fn child_ended(&mut self, pid: Pid, status: WaitStatus, now: Instant) {
-        if self.trial_ended(pid, status) {
+    fn child_ended(&mut self, pid: Pid, end: End, now: Instant) {
+        if self.trial_ended(pid, end) {
             return;
         }
         if let Some(handler) = self.children.ended(pid) {
             self.counters.count(Event::Ended, now);
-            log::ended(handler.peer, status, now.saturating_duration_since(handler.since));
+            log::ended(handler.peer, pid, end, now.saturating_duration_since(handler.since));
             return;
         }
-        let is_logger = self.stderr.logger().is_some_and(|logger| logger.exited(status, now));
+        let is_logger = self.stderr.logger().is_some_and(|logger| logger.exited(pid, end, now));
         if !is_logger && !self.lookup.helper_exited(pid, now) {
             log::debug(format_args!("process {pid} ended, which is none of ours"));
         }

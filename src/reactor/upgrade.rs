@@ -23,10 +23,9 @@ use mio::unix::SourceFd;
 use nix::errno::Errno;
 use nix::sys::signal::SigSet;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::WaitStatus;
 use nix::unistd::{Pid, execve};
 
-use crate::children::{Handler, Places};
+use crate::children::{End, Handler, Places};
 use crate::config;
 use crate::error::{StartError, errno_text};
 use crate::handover::{self, Connection, READY, Role, State};
@@ -140,21 +139,21 @@ impl Reactor {
     }
 
     /// True if the process was the trial.
-    pub(super) fn trial_ended(&mut self, pid: Pid, status: WaitStatus) -> bool {
+    pub(super) fn trial_ended(&mut self, pid: Pid, end: End) -> bool {
         if self.trial.as_ref().is_none_or(|trial| trial.pid != pid || trial.passed) {
             return false;
         }
         self.hear_trial();
         let Some(trial) = &mut self.trial else { return false };
         self.timers.cancel(trial.until, Due::Upgrade);
-        if matches!(status, WaitStatus::Exited(_, 0)) && trial.said.ends_with(READY.as_bytes()) {
+        if end == End::Exit(0) && trial.said.ends_with(READY.as_bytes()) {
             trial.passed = true;
             return true;
         }
         let last = trial.said.split(|&byte| byte == b'\n').rfind(|line| !line.is_empty()).unwrap_or_default();
-        let why = match status {
-            WaitStatus::Signaled(_, Signal::SIGKILL, _) => "it was not ready in time".to_owned(),
-            _ if last.is_empty() => format!("{status:?}"),
+        let why = match end {
+            End::Killed(libc::SIGKILL) => "it was not ready in time".to_owned(),
+            _ if last.is_empty() => end.to_string(),
             _ => Escaped(last).to_string(),
         };
         self.upgrade_failed(&format!("the new program does not come up: {why}"));
