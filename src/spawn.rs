@@ -62,6 +62,8 @@ pub struct Spawner {
     kept: SigSet,
     stack: Stack,
     place: Place,
+    /// Descriptors up to this one are copied in any case.
+    inherited: RawFd,
     /// False once it has turned out that a child may not part with a table of descriptors that it shares.
     shares: Cell<bool>,
 }
@@ -93,12 +95,19 @@ impl Spawner {
         let unprepared = |error: io::Error| StartError::system("cannot prepare to start programs", error);
         let stack = Stack::new().map_err(|errno| unprepared(errno.into()))?;
         let place = Place::new().map_err(unprepared)?;
-        Ok(Spawner { program, argv, own_group, kept: SigSet::empty(), stack, place, shares: Cell::new(true) })
+        let (kept, inherited, shares) = (SigSet::empty(), libc::STDERR_FILENO, Cell::new(true));
+        Ok(Spawner { program, argv, own_group, kept, stack, place, inherited, shares })
     }
 
     /// Signals that this process ignores and that its children are to find ignored, too.
     pub fn keep_ignored(mut self, signals: SigSet) -> Self {
         self.kept = signals;
+        self
+    }
+
+    /// A descriptor that children are to have beside 0, 1 and 2. It is not close-on-exec.
+    pub fn with_descriptor(mut self, descriptor: RawFd) -> Self {
+        self.inherited = self.inherited.max(descriptor);
         self
     }
 
@@ -146,7 +155,7 @@ impl Spawner {
             kept: self.kept,
             default: SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty()),
             mask: SigSet::empty(),
-            highest: standard.into_iter().flatten().fold(libc::STDERR_FILENO, RawFd::max),
+            highest: standard.into_iter().flatten().fold(self.inherited, RawFd::max),
             shares: self.shares.get(),
             failed: Cell::new(None),
         };

@@ -51,7 +51,7 @@ impl Reactor {
                 }
                 Accepted::Nobody => return false,
                 Accepted::Lost => {}
-                Accepted::Shortage(Errno::EMFILE) if self.children.unwatch() => {}
+                Accepted::Shortage(Errno::EMFILE | Errno::ENFILE) if self.children.unwatch() => {}
                 Accepted::Shortage(errno) => {
                     self.rest(now, errno);
                     return false;

@@ -102,7 +102,7 @@ impl Reactor {
         ours.set_nonblocking(true)?;
         let args = origin.argv.get(1..).unwrap_or_default().to_vec();
         let handler = config::Handler { program: origin.program.clone().into_os_string(), args };
-        let spawner = Spawner::handler(&handler).map_err(|_| Errno::EINVAL)?;
+        let spawner = Spawner::handler(&handler).map_err(|_| Errno::EINVAL)?.with_descriptor(state.as_raw_fd());
         let env = environment(Role::Rehearse, state.as_raw_fd(), false);
         let envp: Vec<_> = env.iter().map(CString::as_c_str).collect();
         let fd = ours.as_raw_fd();

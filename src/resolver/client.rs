@@ -437,7 +437,7 @@ impl Resolver {
     /// Takes what has ended out of the basket: into the cache, and to those who wait.
     fn collect(&mut self, now: Instant) {
         let second = self.second(now);
-        for Reply { place, number, outcome } in self.basket.take() {
+        for Reply { place, number, mut outcome } in self.basket.take() {
             self.in_flight -= 1;
             // What is no longer expected has been asked again meanwhile.
             let Some(Expected { wanted, alone }) = self.waiting.expects(place, number) else { continue };
@@ -449,8 +449,12 @@ impl Resolver {
                 self.waiting.requeue(place);
                 continue;
             }
-            if outcome == Outcome::Failed(Failure::Malformed) && wanted && !alone && self.send_alone(place) {
-                continue;
+            if outcome == Outcome::Failed(Failure::Malformed) && wanted && !alone {
+                if self.send_alone(place) {
+                    continue;
+                }
+                // Whose reply it was that was malformed is not known.
+                outcome = Outcome::Failed(Failure::NoChannel);
             }
             let ours = matches!(outcome, Outcome::Failed(failure) if failure.is_ours());
             if ours && wanted && is_listing(self.waiting.question(place)) {

@@ -70,6 +70,22 @@ fn the_child_has_three_descriptors() {
     assert_eq!(run("echo err >&2", StderrFor::Connection, &[], b""), "err\n");
 }
 
+#[test]
+fn a_descriptor_that_children_are_to_have_is_copied_wherever_it_stands() {
+    const NUMBER: RawFd = 700;
+    let null = sys::dev_null().unwrap();
+    let high = nix::fcntl::fcntl(&null, nix::fcntl::FcntlArg::F_DUPFD(NUMBER)).unwrap();
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    let path = CString::new("PATH=/usr/bin:/bin").unwrap();
+    let spawner = shell(&format!("readlink /proc/$$/fd/{high}")).with_descriptor(high);
+    let pid = spawner.spawn(theirs.as_fd(), StderrFor::Inherit, &[&path]).unwrap();
+    drop(theirs);
+    nix::unistd::close(high).unwrap();
+    let mut output = String::new();
+    ours.read_to_string(&mut output).unwrap();
+    assert_eq!((output.as_str(), waitpid(pid, None).unwrap()), ("/dev/null\n", WaitStatus::Exited(pid, 0)));
+}
+
 /// Has the system refuse this thread, and what it starts, the calls `numbers` with `errno`; and clone
 /// with any of `flags`. That no thread can be made then either is the reason to ask it last.
 fn refuse_calls(numbers: &[libc::c_long], flags: c_int, errno: Errno) {
