@@ -52,6 +52,11 @@ impl Children {
         self.handlers.remove(&pid)
     }
 
+    /// True if the child has an event of its own when it ends.
+    pub fn is_watched(&self, pid: Pid) -> bool {
+        self.handlers.get(&pid).is_some_and(|handler| handler.watch.is_some())
+    }
+
     /// Closes the descriptors by which handlers are watched. False: there were none.
     pub fn unwatch(&mut self) -> bool {
         self.handlers.values_mut().fold(false, |any, handler| handler.watch.take().is_some() | any)

@@ -26,7 +26,7 @@ const MANY: usize = 250;
 
 /// How often many are looked through, at most: the slot of a handler that has no pidfd, and whose
 /// end no signal has named, becomes free so much later.
-const EVERY: Duration = Duration::from_millis(20);
+const EVERY: Duration = Duration::from_millis(50);
 
 impl Reactor {
     /// SIGCHLD, with the child that it names.
@@ -34,7 +34,9 @@ impl Reactor {
         if self.children.len() < MANY {
             return self.reap_all(now);
         }
-        self.reap_one(pid, now);
+        if !self.children.is_watched(pid) {
+            self.reap_one(pid, now);
+        }
         if !self.reaping {
             self.reaping = true;
             self.timers.set(now + EVERY, Due::Reap);
