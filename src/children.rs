@@ -6,10 +6,9 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -26,8 +25,6 @@ pub struct Handler {
     pub since: Instant,
     /// Given back when the entry goes.
     pub places: Places,
-    /// In the poll set as long as the entry is there; none: SIGCHLD tells of its end.
-    pub watch: Option<OwnedFd>,
 }
 
 /// What a connection holds from the verdict to the end of its handler.
@@ -37,14 +34,23 @@ pub struct Places {
     pub slot: Slot,
 }
 
+/// More than are started in the time of a few turns of the loop.
+const RECENT: usize = 64;
+
 #[derive(Debug, Default)]
 pub struct Children {
     handlers: HashMap<Pid, Handler>,
+    /// The last ones started, oldest first.
+    recent: VecDeque<Pid>,
 }
 
 impl Children {
     pub fn started(&mut self, pid: Pid, handler: Handler) {
         self.handlers.insert(pid, handler);
+        if self.recent.len() == RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(pid);
     }
 
     /// Takes the entry of a handler that has ended; none: the process is no handler.
@@ -52,14 +58,10 @@ impl Children {
         self.handlers.remove(&pid)
     }
 
-    /// True if the child has an event of its own when it ends.
-    pub fn is_watched(&self, pid: Pid) -> bool {
-        self.handlers.get(&pid).is_some_and(|handler| handler.watch.is_some())
-    }
-
-    /// Closes the descriptors by which handlers are watched. False: there were none.
-    pub fn unwatch(&mut self) -> bool {
-        self.handlers.values_mut().fold(false, |any, handler| handler.watch.take().is_some() | any)
+    /// Those that were started last and have not ended, as far as is known. What ends soon is among them.
+    pub fn recent(&mut self) -> Vec<Pid> {
+        self.recent.retain(|pid| self.handlers.contains_key(pid));
+        self.recent.iter().copied().collect()
     }
 
     /// Gives back what a burst took.

@@ -150,7 +150,7 @@ fn hold_and_end(daemon: &Daemon, handlers: usize) {
         daemon.wait_for_no_children();
         assert_eq!(daemon.descriptors(), before);
     }
-    // All slots are free again; beyond a few hundred handlers are waited for in another way.
+    // All slots are free again; beyond a few hundred handlers not all are looked through for each that ends.
     let mut clients: Vec<Client> = (0..handlers).map(|_| daemon.connect()).collect();
     wait_for("all handlers run again", || daemon.children().len() == handlers);
     while clients.len() > handlers / 3 {
@@ -173,37 +173,8 @@ fn hundreds_of_handlers_that_end_at_once_are_all_reaped() {
 }
 
 #[test]
-fn many_handlers_take_no_descriptors_that_clients_need() {
-    let daemon = holding(&[]).prelude("ulimit -n 300").start();
+fn many_handlers_take_no_descriptors() {
+    let daemon = holding(&[]).prelude("ulimit -n 100").start();
     hold_and_end(&daemon, 600);
     assert_eq!(daemon.count_stderr("cannot accept"), 0, "{}", daemon.stderr());
-}
-
-/// Clients that wait for lookups come before descriptors that only tell sooner of a handler's end.
-#[test]
-fn descriptors_of_handlers_are_given_up_for_clients() {
-    let silent = std::net::UdpSocket::bind((fresh_ip(), 0)).unwrap();
-    let server = silent.local_addr().unwrap();
-    let daemon = Builder::default()
-        .bare()
-        .options(["-noidentlookup", "-lookuptimeout=2", "-maxprocs=600", "-maxperip=600"])
-        .option(format!("-nameserver={server}"))
-        .handler(["/bin/sh", "-c", "read x"])
-        .prelude("ulimit -n 400")
-        .start();
-    let before = daemon.descriptors();
-    let mut clients = Vec::new();
-    for wave in [250, 200, 150] {
-        clients.extend((0..wave).map(|_| daemon.connect()));
-        wait_for("all handlers run", || daemon.children().len() == clients.len());
-        let watched = daemon.descriptors().saturating_sub(before + 1);
-        match clients.len() {
-            450 => assert!(watched >= 190, "{watched} handlers are watched"),
-            600 => assert!(watched <= 155, "{watched} handlers are still watched"),
-            _ => {}
-        }
-    }
-    assert_eq!(daemon.count_stderr("cannot accept"), 0, "{}", daemon.stderr());
-    drop(clients);
-    daemon.wait_for_no_children();
 }

@@ -133,34 +133,6 @@ fn a_silent_server_costs_its_own_client_the_time_limit_and_nobody_else() {
     assert!(matches!((&first).read(&mut [0]), Ok(0) | Err(_)));
 }
 
-/// Descriptors that only tell sooner of a handler's end are given up for a question.
-#[test]
-fn watching_many_handlers_costs_no_client_its_question() {
-    let daemon = asking()
-        .options(["-identtimeout=5", "-maxperip=600", "-maxprocs=600", "-maxpending=600"])
-        .handler(["/bin/sh", "-c", "read x"])
-        .prelude("ulimit -n 400")
-        .start();
-    let before = daemon.descriptors();
-    let mut handlers: Vec<Client> = Vec::new();
-    // Not more at a time than there are descriptors for.
-    for _ in 0..10 {
-        handlers.extend((0..47).map(|_| daemon.connect()));
-        wait_for("all handlers run", || daemon.children().len() == handlers.len());
-    }
-    let watched = daemon.descriptors() - before;
-    assert!(watched > 150, "{watched}");
-    let silent = ident_server(fresh_ip().into());
-    let ip = silent.local_addr().unwrap().ip();
-    let waiting: Vec<Client> = (0..100).map(|_| daemon.connect_from(ip)).collect();
-    let most = handlers.len() + waiting.len();
-    wait_for("all are served", || daemon.children().len() == most);
-    assert_eq!(daemon.count_stderr("cannot ask ident"), 0, "{}", daemon.stderr());
-    assert_eq!(daemon.count_stderr("cannot accept"), 0, "{}", daemon.stderr());
-    drop((handlers, waiting));
-    daemon.wait_for_no_children();
-}
-
 #[test]
 fn a_client_that_resets_takes_its_question_along() {
     let daemon = asking().start();

@@ -44,14 +44,13 @@ impl Reactor {
                     self.counters.count(Event::Accepted, now);
                     let few_are_left = self.reserve.has(&stream);
                     self.admit(index, stream, peer, now);
-                    if few_are_left && !self.reserve.is_whole() && !self.children.unwatch() {
+                    if few_are_left && !self.reserve.is_whole() {
                         self.rest(now, Errno::EMFILE);
                         return false;
                     }
                 }
                 Accepted::Nobody => return false,
                 Accepted::Lost => {}
-                Accepted::Shortage(Errno::EMFILE | Errno::ENFILE) if self.children.unwatch() => {}
                 Accepted::Shortage(errno) => {
                     self.rest(now, errno);
                     return false;

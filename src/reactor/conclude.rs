@@ -84,9 +84,8 @@ impl Reactor {
         match started {
             Ok(pid) => {
                 self.counters.count(Event::Served, now);
-                let watch = self.watch_child(pid);
                 let places = Places { share, slot };
-                self.children.started(pid, Handler { peer: ends.peer, since: now, places, watch })
+                self.children.started(pid, Handler { peer: ends.peer, since: now, places })
             }
             Err(errno) => {
                 self.counters.count(Event::NotStarted, now);

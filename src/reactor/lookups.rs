@@ -103,8 +103,7 @@ impl Reactor {
         let Some(lookups) = pending.lookups_mut() else { return };
         let registry = self.poll.registry();
         let started = Ident::start(ends.local, ends.peer).and_then(|mut client| {
-            // Those that handlers are watched by are given up first.
-            if self.reserve.has(&client) && !self.children.unwatch() {
+            if self.reserve.has(&client) {
                 return Err(Errno::EMFILE.into());
             }
             registry.register(&mut client, Source::Ident(key).token(), Ident::INTEREST)?;

@@ -369,7 +369,6 @@ impl Reactor {
             Some(Source::Lingering(key)) => self.step_lingering(key),
             Some(Source::Resolver(key)) => self.lookup.dns_ready(key, event),
             Some(Source::Helper(index)) => self.lookup.helper_ready(index, now),
-            Some(Source::Child(pid)) => self.reap_one(Pid::from_raw(pid as i32), now),
             Some(Source::Upgrade) => self.hear_trial(),
             Some(Source::ControlDoor) => self.accept_control(now),
             Some(Source::Control(key)) => self.step_control(key, now),

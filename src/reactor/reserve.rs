@@ -86,11 +86,6 @@ impl Reserve {
         descriptor.as_raw_fd() >= self.first
     }
 
-    /// True if a quarter of what clients may have is left beyond this descriptor.
-    pub fn leaves_plenty(&self, descriptor: &impl AsRawFd) -> bool {
-        descriptor.as_raw_fd() < self.first - self.first / 4
-    }
-
     /// True if the next client does not touch it. Costs two system calls.
     pub fn is_whole(&self) -> bool {
         lowest_free().is_some_and(|number| number < self.first)

@@ -33,8 +33,6 @@ pub enum Source {
     ControlDoor,
     /// A connection to the control socket.
     Control(Key),
-    /// A handler, by its process number.
-    Child(u32),
 }
 
 impl Source {
@@ -50,7 +48,6 @@ impl Source {
             Source::Header(key) => (7, key),
             Source::ControlDoor => (8, Key { index: 0, generation: 0 }),
             Source::Control(key) => (9, key),
-            Source::Child(index) => (11, Key { index, generation: 0 }),
             Source::Upgrade => (10, Key { index: 0, generation: 0 }),
         };
         Token(kind << (INDEX_BITS + GENERATION_BITS) | (key.generation as usize) << INDEX_BITS | key.index as usize)
@@ -74,7 +71,6 @@ impl Source {
             8 => Source::ControlDoor,
             9 => Source::Control(key),
             10 => Source::Upgrade,
-            11 => Source::Child(key.index),
             _ => return None,
         })
     }
@@ -99,8 +95,6 @@ mod tests {
             Source::ControlDoor,
             Source::Control(key),
             Source::Upgrade,
-            // The largest process number, also of a table with narrow keys.
-            Source::Child((1 << INDEX_BITS.min(22)) - 1),
         ] {
             assert_eq!(Source::from_token(source.token()), Some(source));
         }

@@ -231,7 +231,7 @@ impl Reactor {
             // It had its place before, so the limits are not asked again.
             let Some(slot) = self.occupancy.slot() else { continue };
             let places = Places { share: self.occupancy.share_beyond_limits(peer.ip()), slot };
-            self.children.started(Pid::from_raw(pid), Handler { peer, since: since(age), places, watch: None });
+            self.children.started(Pid::from_raw(pid), Handler { peer, since: since(age), places });
         }
         for Connection { stream, peer, local, age, proxied } in state.connections {
             let proxied = proxied.map(|variables| {
