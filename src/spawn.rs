@@ -10,6 +10,10 @@
 //! A child copies only the lowest descriptors of this process, where its connection is placed for
 //! it: to copy thousands, and close them at the exec, takes longer than all the rest of a start.
 //!
+//! The daemon ignores no signal by itself: it blocks those that it reads or that a write of its own
+//! could raise, all of them with their default actions. So a child's empty mask is all it takes, and
+//! what was ignored when the daemon started stays ignored.
+//!
 //! All descriptors of the daemon but 0, 1 and 2 are close-on-exec, so a child has what it is
 //! given here and nothing else. That 0, 1 and 2 are always taken (`daemon::sanitize`) means that
 //! no source of a duplicate is also a target, where the flag would stay on.
@@ -18,6 +22,7 @@ use std::cell::Cell;
 use std::ffi::{CStr, CString, OsStr, OsString, c_char, c_int, c_void};
 use std::fs;
 use std::io;
+use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -25,18 +30,13 @@ use std::ptr;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags};
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal};
+use nix::sys::signal::SigSet;
 use nix::sys::wait::waitpid;
 use nix::unistd::{AccessFlags, Pid, faccessat};
 
 use crate::config::{Handler, LoggerProgram};
 use crate::error::StartError;
 use crate::sys;
-
-/// The signals that the daemon ignores; a child has their default actions, except for those of
-/// [`Spawner::keep_ignored`]. Those that it catches are blocked and have theirs already (`signal`). Others
-/// that were ignored when the daemon started stay ignored: the daemon does not touch them.
-const RESET: [Signal; 3] = sys::IGNORED;
 
 /// A connection with a number up to this is left where it is: so few are copied in no time.
 const LOW: RawFd = 64;
@@ -59,7 +59,6 @@ pub struct Spawner {
     /// Argument zero is the program as given.
     argv: Vec<CString>,
     own_group: bool,
-    kept: SigSet,
     stack: Stack,
     place: Place,
     /// Descriptors up to this one are copied in any case.
@@ -95,14 +94,8 @@ impl Spawner {
         let unprepared = |error: io::Error| StartError::system("cannot prepare to start programs", error);
         let stack = Stack::new().map_err(|errno| unprepared(errno.into()))?;
         let place = Place::new().map_err(unprepared)?;
-        let (kept, inherited, shares) = (SigSet::empty(), libc::STDERR_FILENO, Cell::new(true));
-        Ok(Spawner { program, argv, own_group, kept, stack, place, inherited, shares })
-    }
-
-    /// Signals that this process ignores and that its children are to find ignored, too.
-    pub fn keep_ignored(mut self, signals: SigSet) -> Self {
-        self.kept = signals;
-        self
+        let (inherited, shares) = (libc::STDERR_FILENO, Cell::new(true));
+        Ok(Spawner { program, argv, own_group, stack, place, inherited, shares })
     }
 
     /// A descriptor that children are to have beside 0, 1 and 2. It is not close-on-exec.
@@ -126,7 +119,7 @@ impl Spawner {
 
     /// Starts a handler: descriptors 0 and 1 are the connection, 2 is as told. The connection is
     /// in blocking mode already. EBADF: a descriptor below 3 was given.
-    pub fn spawn(&self, connection: BorrowedFd<'_>, stderr: StderrFor<'_>, envp: &[&CStr]) -> Result<Pid, Errno> {
+    pub fn spawn(&self, connection: BorrowedFd<'_>, stderr: StderrFor<'_>, envp: &Strings<'_>) -> Result<Pid, Errno> {
         let placed = self.place.lend(source(connection)?);
         let stderr = match stderr {
             StderrFor::Inherit => None,
@@ -137,23 +130,20 @@ impl Spawner {
     }
 
     /// Starts the logger: it reads `input`, the read end of the pipe; `null` is /dev/null.
-    pub fn spawn_logger(&self, input: BorrowedFd<'_>, null: BorrowedFd<'_>, envp: &[&CStr]) -> Result<Pid, Errno> {
+    pub fn spawn_logger(&self, input: BorrowedFd<'_>, null: BorrowedFd<'_>, envp: &Strings<'_>) -> Result<Pid, Errno> {
         let null = source(null)?;
         self.start([Some(source(input)?), Some(null), Some(null)], envp)
     }
 
     /// `standard` are the sources of descriptors 0, 1 and 2; none: as in this process.
-    fn start(&self, standard: [Option<RawFd>; 3], envp: &[&CStr]) -> Result<Pid, Errno> {
-        let argv = pointers(self.argv.iter().map(CString::as_c_str));
-        let envp = pointers(envp.iter().copied());
+    fn start(&self, standard: [Option<RawFd>; 3], envp: &Strings<'_>) -> Result<Pid, Errno> {
+        let argv: Strings = self.argv.iter().map(CString::as_c_str).collect();
         let mut child = Child {
             program: self.program.as_ptr(),
-            argv: argv.as_ptr(),
-            envp: envp.as_ptr(),
+            argv: argv.pointers.as_ptr(),
+            envp: envp.pointers.as_ptr(),
             standard,
             own_group: self.own_group,
-            kept: self.kept,
-            default: SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty()),
             mask: SigSet::empty(),
             highest: standard.into_iter().flatten().fold(self.inherited, RawFd::max),
             shares: self.shares.get(),
@@ -197,12 +187,20 @@ impl Spawner {
     }
 }
 
-/// A list of strings as exec takes it.
-fn pointers<'a>(strings: impl ExactSizeIterator<Item = &'a CStr>) -> Vec<*const c_char> {
-    let mut list = Vec::with_capacity(strings.len() + 1);
-    list.extend(strings.map(CStr::as_ptr));
-    list.push(ptr::null());
-    list
+/// A list of strings as exec takes it: pointers that end with a null.
+#[derive(Debug)]
+pub struct Strings<'a> {
+    pointers: Vec<*const c_char>,
+    /// What they point to.
+    strings: PhantomData<&'a CStr>,
+}
+
+impl<'a> FromIterator<&'a CStr> for Strings<'a> {
+    fn from_iter<T: IntoIterator<Item = &'a CStr>>(strings: T) -> Self {
+        let mut pointers: Vec<_> = strings.into_iter().map(CStr::as_ptr).collect();
+        pointers.push(ptr::null());
+        Strings { pointers, strings: PhantomData }
+    }
 }
 
 /// Why a child has not come to be its program.
@@ -220,8 +218,6 @@ struct Child {
     envp: *const *const c_char,
     standard: [Option<RawFd>; 3],
     own_group: bool,
-    kept: SigSet,
-    default: SigAction,
     mask: SigSet,
     /// The highest descriptor that is needed.
     highest: RawFd,
@@ -269,16 +265,7 @@ fn become_program(child: &Child) -> Errno {
             return Errno::last();
         }
     }
-    for signal in RESET {
-        if child.kept.contains(signal) {
-            continue;
-        }
-        // SAFETY: the default action runs no code of ours.
-        if let Err(errno) = unsafe { nix::sys::signal::sigaction(signal, &child.default) } {
-            return errno;
-        }
-    }
-    // SAFETY: a valid set; a signal that comes now has its default action.
+    // SAFETY: a valid set; a signal that comes now has its default action or was ignored at the start.
     if unsafe { libc::sigprocmask(libc::SIG_SETMASK, child.mask.as_ref(), ptr::null_mut()) } < 0 {
         return Errno::last();
     }

@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::time::Instant;
 
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::accessdb::AccessDb;
@@ -103,11 +103,10 @@ fn inherited_environment() -> Base {
 }
 
 fn serve(config: Config, mut inherited: Inherited) -> Result<i32, StartError> {
-    let ignored = inherited.ignored();
     let outside = Outside::take_over(&config, &mut inherited)?;
     // While a relative path leads to where it led for the caller.
-    let origin = find_origin(&config, ignored)?;
-    let beginning = Beginning { from: From::Start(Box::new(outside)), origin, ignored };
+    let origin = find_origin(&config)?;
+    let beginning = Beginning { from: From::Start(Box::new(outside)), origin };
     let readiness = if config.pid_file.is_some() {
         match daemon::detach(inherited)? {
             Side::Caller(status) => return Ok(status),
@@ -153,9 +152,9 @@ fn run_to_the_end(reactor: &mut Reactor, pid_file: Option<PidFile>) {
 }
 
 /// None: nobody can ask for an upgrade.
-fn find_origin(config: &Config, ignored: SigSet) -> Result<Option<Origin>, StartError> {
+fn find_origin(config: &Config) -> Result<Option<Origin>, StartError> {
     match config.control {
-        Some(_) => upgrade::origin(env::args_os().collect(), ignored).map(Some),
+        Some(_) => upgrade::origin(env::args_os().collect()).map(Some),
         None => Ok(None),
     }
 }
@@ -167,7 +166,7 @@ fn rehearse(config: &Config, inherited: &mut Inherited, number: RawFd) -> Result
     privs::resolve(config.user.as_deref(), config.group.as_deref())?.assume()?;
     Spawner::handler(&config.handler)?.check()?;
     open_access_file(config, |_| {})?;
-    config.logger.as_ref().map(|logger| LoggerStarter::new(logger, inherited.ignored())).transpose()?;
+    config.logger.as_ref().map(LoggerStarter::new).transpose()?;
     Stderr::open(config)?;
     print(handover::READY)
 }
@@ -198,9 +197,8 @@ fn resume(config: &Config, inherited: &mut Inherited, number: RawFd) -> Result<R
     };
     let readiness = daemon::foreground()?;
     let mut pid_file = None;
-    let ignored = inherited.ignored();
-    let origin = find_origin(config, ignored)?;
-    let beginning = Beginning { from: From::Handover(Box::new(taken)), origin, ignored };
+    let origin = find_origin(config)?;
+    let beginning = Beginning { from: From::Handover(Box::new(taken)), origin };
     let reactor = prepare(config.clone(), beginning, signals, lock.as_ref(), &mut pid_file, &readiness)?;
     Ok((reactor, pid_file, lock))
 }
@@ -220,8 +218,6 @@ fn handover_failed(error: impl Into<io::Error>) -> StartError {
 struct Beginning {
     from: From,
     origin: Option<Origin>,
-    /// Signals that the programs are to find ignored.
-    ignored: SigSet,
 }
 
 /// How the daemon comes to what it had to make with the privileges of the start.
@@ -329,11 +325,10 @@ fn prepare(
     }
 
     let base = inherited_environment();
-    let spawner = Spawner::handler(&config.handler)?.keep_ignored(beginning.ignored);
+    let spawner = Spawner::handler(&config.handler)?;
     spawner.check()?;
     let access = open_access_file(&config, |warning| readiness.note(warning))?;
-    let logger_starter =
-        config.logger.as_ref().map(|logger| LoggerStarter::new(logger, beginning.ignored)).transpose()?;
+    let logger_starter = config.logger.as_ref().map(LoggerStarter::new).transpose()?;
     let mut stderr = Stderr::open_with(&config, handed.as_mut().and_then(|state| state.logger.take()))?;
     if let (Some(logger), Some(starter)) = (stderr.logger().filter(|logger| logger.is_new()), &logger_starter) {
         logger.start(Instant::now(), |input| starter.start(input, &base))?;
@@ -410,8 +405,8 @@ pub struct LoggerStarter {
 }
 
 impl LoggerStarter {
-    fn new(logger: &crate::config::LoggerProgram, ignored: SigSet) -> Result<Self, StartError> {
-        let spawner = Spawner::logger(logger)?.keep_ignored(ignored);
+    fn new(logger: &crate::config::LoggerProgram) -> Result<Self, StartError> {
+        let spawner = Spawner::logger(logger)?;
         spawner.check()?;
         let null = crate::sys::dev_null().map_err(|error| StartError::system("cannot open /dev/null", error))?;
         Ok(LoggerStarter { spawner, null })
@@ -419,6 +414,6 @@ impl LoggerStarter {
 
     /// Starts the program with `input` as its standard input and the daemon's environment.
     pub fn start(&self, input: BorrowedFd<'_>, base: &Base) -> nix::Result<Pid> {
-        self.spawner.spawn_logger(input, self.null.as_fd(), &Delta::default().envp(base))
+        self.spawner.spawn_logger(input, self.null.as_fd(), &Delta::default().envp(base).collect())
     }
 }

@@ -89,14 +89,16 @@ pub fn default_action(number: Signal) -> Result<(), Errno> {
     unsafe { signal::signal(number, SigHandler::SigDfl) }.map(drop)
 }
 
-/// The signals that the daemon ignores, because each would end or stop it for what a write meets: a
-/// reader that is gone, a file as large as `ulimit -f` allows, a terminal under `stty tostop`.
-pub const IGNORED: [Signal; 3] = [Signal::SIGPIPE, Signal::SIGXFSZ, Signal::SIGTTOU];
+/// The signals that would each end or stop the daemon for what a write meets: a reader that is gone, a file as
+/// large as `ulimit -f` allows, a terminal under `stty tostop`. It blocks them for good, and the write fails.
+/// Ignored ones would have to be given back their default actions in every child.
+pub const OF_WRITES: [Signal; 3] = [Signal::SIGPIPE, Signal::SIGXFSZ, Signal::SIGTTOU];
 
-/// Ignores a signal. True if it was ignored already.
-pub fn ignore(number: Signal) -> Result<bool, Errno> {
+/// Ignores a signal, as whoever starts the daemon may have.
+#[cfg(test)]
+pub fn ignore(number: Signal) -> Result<(), Errno> {
     // SAFETY: SIG_IGN installs no handler of ours.
-    unsafe { signal::signal(number, SigHandler::SigIgn) }.map(|before| matches!(before, SigHandler::SigIgn))
+    unsafe { signal::signal(number, SigHandler::SigIgn) }.map(drop)
 }
 
 /// A process, held so that its number cannot come to mean another one.

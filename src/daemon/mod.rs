@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use daemonize::{Daemonize, Outcome};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signal::{SigmaskHow, Signal, sigprocmask};
 use nix::unistd::{Pid, chdir, dup2_stdin, getpid, pipe2, setpgid};
 
 use crate::error::StartError;
@@ -39,17 +39,9 @@ const OUTPUT: u8 = 2;
 pub struct Inherited {
     /// Descriptors above 2 that were open at the start; nobody here owns them.
     descriptors: Vec<RawFd>,
-    /// Signals that the daemon ignores and that were ignored already. Not SIGPIPE, which the Rust
-    /// runtime ignores before anybody can look.
-    ignored: SigSet,
 }
 
 impl Inherited {
-    /// Signals that the programs are to find ignored, as the daemon did.
-    pub fn ignored(&self) -> SigSet {
-        self.ignored
-    }
-
     /// Takes a descriptor over, so that it stays open. EBADF: it was not open at the start, or has
     /// been taken. Of those that every process has only standard input can be.
     pub fn take(&mut self, number: RawFd) -> Result<OwnedFd, Errno> {
@@ -70,8 +62,9 @@ impl Inherited {
 }
 
 /// Makes the process one that the rest can rely on, whatever it was started with: 0, 1 and 2 are
-/// open and no child gets another descriptor of the caller's; no signal is blocked; SIGCHLD is
-/// not ignored, which would reap children unseen; SIGPIPE is. Other dispositions are left alone.
+/// open and no child gets another descriptor of the caller's; no signal is blocked but those of
+/// [`sys::OF_WRITES`]; SIGCHLD is not ignored, which would reap children unseen, nor SIGPIPE, as the
+/// Rust runtime has it. Other dispositions are left alone, and so are the children's.
 /// To be called while nothing has been opened. `keep_mask`: the program before this one in the same
 /// process has blocked what has to wait.
 pub fn sanitize(keep_mask: bool) -> Result<Inherited, StartError> {
@@ -87,17 +80,12 @@ pub fn sanitize(keep_mask: bool) -> Result<Inherited, StartError> {
     for &number in &descriptors {
         sys::set_close_on_exec(number, true).map_err(failed)?;
     }
-    if !keep_mask {
-        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(failed)?;
+    let how = if keep_mask { SigmaskHow::SIG_BLOCK } else { SigmaskHow::SIG_SETMASK };
+    sigprocmask(how, Some(&sys::OF_WRITES.into_iter().collect()), None).map_err(failed)?;
+    for signal in [Signal::SIGCHLD, Signal::SIGPIPE] {
+        sys::default_action(signal).map_err(failed)?;
     }
-    sys::default_action(Signal::SIGCHLD).map_err(failed)?;
-    let mut ignored = SigSet::empty();
-    for signal in sys::IGNORED {
-        if sys::ignore(signal).map_err(failed)? && signal != Signal::SIGPIPE {
-            ignored.add(signal);
-        }
-    }
-    Ok(Inherited { descriptors, ignored })
+    Ok(Inherited { descriptors })
 }
 
 /// Which process [`detach`] returned in.

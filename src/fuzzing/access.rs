@@ -56,7 +56,6 @@ pub fn record_and_keys(data: &[u8]) {
     let base = Base::new([("A", "inherited"), ("PATH", "/bin")]);
     let mut names: Vec<_> = delta
         .envp(&base)
-        .into_iter()
         .map(|text| text.to_bytes().split(|&b| b == b'=').next().unwrap_or_default().to_vec())
         .collect();
     let count = names.len();

@@ -67,7 +67,13 @@ impl Occupancy {
     pub fn share(&self, peer: IpAddr, max_per_ip: u32) -> Result<Share, Exceeded> {
         let address = counted_address(peer, self.0.limits.prefix6);
         let block = self.0.limits.max_per_block.map(|max| (counted_block(peer, self.0.limits.prefix6), max));
-        if self.connections_from(address) >= max_per_ip {
+        let mut by_address = self.0.by_address.borrow_mut();
+        let entry = by_address.entry(address);
+        let connected = match &entry {
+            Entry::Occupied(entry) => *entry.get(),
+            Entry::Vacant(_) => 0,
+        };
+        if connected >= max_per_ip {
             return Err(Exceeded::PerAddress);
         }
         if let Some((block, max)) = block {
@@ -76,7 +82,7 @@ impl Occupancy {
             }
             increment(&self.0.by_block, block);
         }
-        increment(&self.0.by_address, address);
+        *entry.or_insert(0) += 1;
         Ok(Share { counts: self.0.clone(), peer })
     }
 
@@ -87,11 +93,6 @@ impl Occupancy {
         }
         increment(&self.0.by_address, counted_address(peer, self.0.limits.prefix6));
         Share { counts: self.0.clone(), peer }
-    }
-
-    /// Connections that count for the address `counted`.
-    fn connections_from(&self, counted: IpAddr) -> u32 {
-        count(&self.0.by_address, counted)
     }
 
     /// Connections by counted address, and by block (none without `-maxperc`).

@@ -9,7 +9,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::addr::Printed;
-use crate::config::{Config, NameSource};
+use crate::config::{Config, HostMismatch, NameSource};
 use crate::policy::dnsbl::{self, Part, Replies};
 use crate::policy::env::{Base, Delta};
 use crate::policy::question::{Answer, HostName, Question};
@@ -22,6 +22,9 @@ pub struct Ends {
     pub peer: SocketAddr,
     pub local: SocketAddr,
 }
+
+/// Bytes that hold the addresses and ports of both ends as variables, of IPv4 even in the longer form.
+const ROOM: usize = 128;
 
 /// What a session wants done for it.
 #[derive(Debug, Default)]
@@ -145,32 +148,31 @@ impl Session {
             return dnsbl::certainly_dropped(config, &self.lists, &self.env, base)
                 .map(|variable| Verdict::Refuse(Reason::Dropped(variable.to_vec())));
         };
-        if let Some(variable) = self.dropped(config, base, &env) {
-            return Some(Verdict::Refuse(Reason::Dropped(variable)));
+        if !self.lists.is_empty() {
+            if let Some(variable) = self.dropped(config, base, &env) {
+                return Some(Verdict::Refuse(Reason::Dropped(variable)));
+            }
         }
-        let host = |reverse: &Option<Reverse>| match reverse {
-            None => Some(None),
-            Some(reverse) => reverse.outcome().map(|name| name.variable(config.lookups.mismatch).map(str::to_owned)),
-        };
-        let remote_host = host(&self.remote)?;
-        let local_host = host(&self.local)?;
+        let mismatch = config.lookups.mismatch;
+        let remote_host = host(self.remote.as_ref(), mismatch)?;
+        let local_host = host(self.local.as_ref(), mismatch)?;
         let user = match &self.ident {
             Ident::NotWanted => None,
             Ident::Open => return None,
             Ident::Done(user) => user.as_deref(),
         };
-        let mut set = |name: &str, value: &[u8]| env.set(name.as_bytes(), value);
-        set("TCPLOCALIP", Printed(ends.local.ip(), config.ipv4).to_string().as_bytes());
-        set("TCPLOCALPORT", ends.local.port().to_string().as_bytes());
-        set("TCPREMOTEIP", Printed(ends.peer.ip(), config.ipv4).to_string().as_bytes());
-        set("TCPREMOTEPORT", ends.peer.port().to_string().as_bytes());
+        env.reserve(ROOM);
+        env.set_shown(b"TCPLOCALIP", Printed(ends.local.ip(), config.ipv4));
+        env.set_shown(b"TCPLOCALPORT", ends.local.port());
+        env.set_shown(b"TCPREMOTEIP", Printed(ends.peer.ip(), config.ipv4));
+        env.set_shown(b"TCPREMOTEPORT", ends.peer.port());
         for (name, value) in [
-            ("TCPLOCALHOST", local_host.as_deref().map(str::as_bytes)),
-            ("TCPREMOTEHOST", remote_host.as_deref().map(str::as_bytes)),
-            ("TCPREMOTEINFO", user),
+            (&b"TCPLOCALHOST"[..], local_host.map(str::as_bytes)),
+            (b"TCPREMOTEHOST", remote_host.map(str::as_bytes)),
+            (b"TCPREMOTEINFO", user),
         ] {
             if let Some(value) = value {
-                set(name, value);
+                env.set(name, value);
             }
         }
         Some(Verdict::Serve(env))
@@ -248,6 +250,14 @@ impl Session {
         .into_iter()
         .filter_map(|(waits, wait)| waits.then_some(wait))
         .chain(lists.map(|(i, _)| Wait::List(i)))
+    }
+}
+
+/// What the name's variable will be, if there will be one. None: it is not known yet.
+fn host(reverse: Option<&Reverse>, mismatch: HostMismatch) -> Option<Option<&str>> {
+    match reverse {
+        None => Some(None),
+        Some(reverse) => reverse.outcome().map(|name| name.variable(mismatch)),
     }
 }
 

@@ -65,7 +65,7 @@ impl Reactor {
         else {
             return false;
         };
-        let envp = env.envp(&self.base);
+        let envp = env.envp(&self.base).collect();
         let started = self.spawner.spawn(stream.as_fd(), self.handler_stderr(), &envp);
         let (decision, by, detail, pid) = match started {
             Ok(pid) => (Decision::Served, None, None, Some(pid.as_raw())),

@@ -21,7 +21,6 @@ use std::time::{Duration, Instant};
 use mio::Interest;
 use mio::unix::SourceFd;
 use nix::errno::Errno;
-use nix::sys::signal::SigSet;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, execve};
 
@@ -54,8 +53,6 @@ pub struct Origin {
     pub program: PathBuf,
     /// With argument zero.
     pub argv: Vec<OsString>,
-    /// Signals that were ignored already.
-    pub ignored: SigSet,
     /// The lock file, which stays open as long as the loop runs.
     pub lock: Option<RawFd>,
     /// The pid file, likewise.
@@ -104,7 +101,7 @@ impl Reactor {
         let handler = config::Handler { program: origin.program.clone().into_os_string(), args };
         let spawner = Spawner::handler(&handler).map_err(|_| Errno::EINVAL)?.with_descriptor(state.as_raw_fd());
         let env = environment(Role::Rehearse, state.as_raw_fd(), false);
-        let envp: Vec<_> = env.iter().map(CString::as_c_str).collect();
+        let envp = env.iter().map(CString::as_c_str).collect();
         let fd = ours.as_raw_fd();
         self.poll.registry().register(&mut SourceFd(&fd), Source::Upgrade.token(), Interest::READABLE)?;
         // There is one thread: no other child can be started in between and inherit it.
@@ -284,25 +281,22 @@ fn execute(origin: &Origin, state: &State<RawFd>, is_watched: bool) -> std::io::
     let mut descriptors = state.descriptors();
     descriptors.push(file.as_raw_fd());
     let set_all = |on| descriptors.iter().try_for_each(|&number| sys::set_close_on_exec(number, on));
-    // The new program is to find ignored what this one found so, not what it ignores by itself.
-    let own = sys::IGNORED.into_iter().filter(|signal| !origin.ignored.contains(*signal));
-    let errno = match set_all(false).and_then(|()| own.clone().try_for_each(sys::default_action)) {
+    let errno = match set_all(false) {
         Ok(()) => match execve(&program, &argv, &env) {
             Err(errno) => errno,
             Ok(never) => match never {},
         },
         Err(errno) => errno,
     };
-    // Each of them is open, and each signal has been ignored before, so neither can fail.
+    // Each of them is open, so it cannot fail.
     let _ = set_all(true);
-    let _ = own.clone().try_for_each(|signal| sys::ignore(signal).map(drop));
     errno.into()
 }
 
 /// Finds the program that runs now, as it was named at the start: an upgrade may put another there.
-pub fn origin(argv: Vec<OsString>, ignored: SigSet) -> Result<Origin, StartError> {
+pub fn origin(argv: Vec<OsString>) -> Result<Origin, StartError> {
     let program = locate(argv.first()).map_err(|error| StartError::system("cannot find its own program", error))?;
-    Ok(Origin { program, argv, ignored, lock: None, pid_file: None })
+    Ok(Origin { program, argv, lock: None, pid_file: None })
 }
 
 fn locate(name: Option<&OsString>) -> std::io::Result<PathBuf> {
