@@ -41,8 +41,11 @@ pub struct Printed(pub IpAddr, pub Ipv4Form);
 impl fmt::Display for Printed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.0, self.1) {
-            (IpAddr::V4(ip), Ipv4Form::Mapped) => write!(f, "::ffff:{ip}"),
-            (ip, _) => write!(f, "{ip}"),
+            (IpAddr::V4(ip), Ipv4Form::Mapped) => {
+                f.write_str("::ffff:")?;
+                ip.fmt(f)
+            }
+            (ip, _) => ip.fmt(f),
         }
     }
 }

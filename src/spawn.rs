@@ -137,7 +137,7 @@ impl Spawner {
 
     /// `standard` are the sources of descriptors 0, 1 and 2; none: as in this process.
     fn start(&self, standard: [Option<RawFd>; 3], envp: &Strings<'_>) -> Result<Pid, Errno> {
-        let argv: Strings = self.argv.iter().map(CString::as_c_str).collect();
+        let argv = Strings::new(self.argv.iter().map(CString::as_c_str), self.argv.len());
         let mut child = Child {
             program: self.program.as_ptr(),
             argv: argv.pointers.as_ptr(),
@@ -195,9 +195,11 @@ pub struct Strings<'a> {
     strings: PhantomData<&'a CStr>,
 }
 
-impl<'a> FromIterator<&'a CStr> for Strings<'a> {
-    fn from_iter<T: IntoIterator<Item = &'a CStr>>(strings: T) -> Self {
-        let mut pointers: Vec<_> = strings.into_iter().map(CStr::as_ptr).collect();
+impl<'a> Strings<'a> {
+    /// `about`: how many there are, if that is known.
+    pub fn new(strings: impl IntoIterator<Item = &'a CStr>, about: usize) -> Self {
+        let mut pointers = Vec::with_capacity(about + 1);
+        pointers.extend(strings.into_iter().map(CStr::as_ptr));
         pointers.push(ptr::null());
         Strings { pointers, strings: PhantomData }
     }

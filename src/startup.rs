@@ -39,7 +39,7 @@ use crate::reactor::upgrade::{self, Origin};
 use crate::reactor::{Ending, Parts, Reactor};
 use crate::resolver::nss::NssResolver;
 use crate::signal::Signals;
-use crate::spawn::Spawner;
+use crate::spawn::{Spawner, Strings};
 use crate::stderr::Stderr;
 
 /// Does what the arguments after argv\[0\] say; the exit status.
@@ -414,6 +414,6 @@ impl LoggerStarter {
 
     /// Starts the program with `input` as its standard input and the daemon's environment.
     pub fn start(&self, input: BorrowedFd<'_>, base: &Base) -> nix::Result<Pid> {
-        self.spawner.spawn_logger(input, self.null.as_fd(), &Delta::default().envp(base).collect())
+        self.spawner.spawn_logger(input, self.null.as_fd(), &Strings::new(Delta::default().envp(base), base.len()))
     }
 }

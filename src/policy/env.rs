@@ -104,64 +104,68 @@ impl Base {
 
 /// What one connection adds to the base, or overrides in it.
 ///
-/// One piece of memory, as exec takes the strings: every served connection makes one.
+/// One piece of memory, with the strings as exec takes them: every served connection makes one.
 #[derive(Default, Clone, PartialEq, Eq)]
 pub struct Delta {
-    /// `NAME=VALUE` and a NUL, of each.
-    text: Vec<u8>,
+    /// Of each: the length of `NAME=VALUE` ([`LENGTH`] bytes), the text itself, and a NUL.
+    packed: Vec<u8>,
 }
+
+/// Bytes of a length in [`Delta`].
+const LENGTH: usize = size_of::<u32>();
 
 impl Delta {
     /// Sets `name`, replacing an earlier assignment. A name has no `=` in it.
     pub fn set(&mut self, name: &[u8], value: &[u8]) {
         let (name, value) = (until_nul(name), until_nul(value));
-        match self.place(name) {
-            Some(place) => {
-                self.text.splice(place, value.iter().copied());
+        match self.find(name) {
+            Some(text) => {
+                self.packed.splice(text.start + name.len() + 1..text.end, value.iter().copied());
+                self.note_length(text.start, name.len() + 1 + value.len());
             }
             None => {
-                self.text.reserve_exact(name.len() + value.len() + 2);
-                self.text.extend_from_slice(name);
-                self.text.push(b'=');
-                self.text.extend_from_slice(value);
-                self.text.push(0);
+                self.packed.reserve_exact(LENGTH + name.len() + value.len() + 2);
+                self.append(name, |packed| packed.extend_from_slice(value));
             }
         }
     }
 
-    /// [`Delta::set`] to what `value` shows.
+    /// Sets a name to an address or a number.
     pub fn set_shown(&mut self, name: &[u8], value: impl fmt::Display) {
-        if self.place(name).is_some() {
-            return self.set(name, value.to_string().as_bytes());
+        match self.find(name) {
+            Some(_) => self.set(name, value.to_string().as_bytes()),
+            // A Vec takes all that is written.
+            None => self.append(name, |packed| drop(write!(packed, "{value}"))),
         }
-        self.text.extend_from_slice(name);
-        // A Vec takes all that is written.
-        let _ = write!(self.text, "={value}");
-        self.text.push(0);
+    }
+
+    fn append(&mut self, name: &[u8], write_value: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.packed.len() + LENGTH;
+        self.packed.extend_from_slice(&[0; LENGTH]);
+        self.packed.extend_from_slice(name);
+        self.packed.push(b'=');
+        write_value(&mut self.packed);
+        self.note_length(start, self.packed.len() - start);
+        self.packed.push(0);
+    }
+
+    /// `start`: where the text begins.
+    fn note_length(&mut self, start: usize, length: usize) {
+        let length = u32::try_from(length).expect("no variable has four gigabytes");
+        self.packed[start - LENGTH..start].copy_from_slice(&length.to_ne_bytes());
     }
 
     /// Makes room for `bytes` more, where it is known how many will come.
     pub fn reserve(&mut self, bytes: usize) {
-        self.text.reserve_exact(bytes);
+        self.packed.reserve_exact(bytes);
     }
 
     pub fn get(&self, name: &[u8]) -> Option<&[u8]> {
-        self.place(name).map(|place| &self.text[place])
+        self.find(name).map(|text| &self.packed[text.start + name.len() + 1..text.end])
     }
 
-    /// Where in `text` the value of `name` stands.
-    fn place(&self, name: &[u8]) -> Option<Range<usize>> {
-        let mut start = 0;
-        for text in self.texts() {
-            let length = text.count_bytes();
-            if let Some(rest) = text.to_bytes().strip_prefix(name) {
-                if rest.first() == Some(&b'=') {
-                    return Some(start + name.len() + 1..start + length);
-                }
-            }
-            start += length + 1;
-        }
-        None
+    fn find(&self, name: &[u8]) -> Option<Range<usize>> {
+        self.places().find(|text| is_of(&self.packed[text.clone()], name))
     }
 
     /// The value that the handler would see: this connection's, else the inherited one.
@@ -169,41 +173,52 @@ impl Delta {
         self.get(name).or_else(|| base.get(name))
     }
 
-    /// Each `NAME=VALUE`, in order.
-    fn texts(&self) -> impl Iterator<Item = &CStr> {
-        let mut rest = self.text.as_slice();
+    /// Where each `NAME=VALUE` stands, in order.
+    fn places(&self) -> impl Iterator<Item = Range<usize>> + '_ {
+        let mut next = 0;
         iter::from_fn(move || {
-            let text = CStr::from_bytes_until_nul(rest).ok()?;
-            rest = &rest[text.count_bytes() + 1..];
-            Some(text)
+            let length: &[u8; LENGTH] = self.packed.get(next..)?.first_chunk()?;
+            let start = next + LENGTH;
+            let end = start + u32::from_ne_bytes(*length) as usize;
+            next = end + 1;
+            Some(start..end)
         })
+    }
+
+    fn texts(&self) -> impl Iterator<Item = &[u8]> {
+        self.places().map(|text| &self.packed[text])
     }
 
     /// The assignments in order, as (name, value).
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.texts().map(|text| {
-            let text = text.to_bytes();
             let end = text.iter().position(|&b| b == b'=').unwrap_or(text.len());
             (&text[..end], text.get(end + 1..).unwrap_or_default())
         })
     }
 
     pub fn is_empty(&self) -> bool {
-        self.text.is_empty()
+        self.packed.is_empty()
     }
 
     /// The whole environment for exec: the base without what is overridden, then the delta.
     pub fn envp<'a>(&'a self, base: &'a Base) -> impl Iterator<Item = &'a CStr> {
         // The base holds no connection variable, and most connections bring nothing else.
-        let overrides = self.iter().any(|(name, _)| !CONNECTION_VARIABLES.contains(&name));
-        let kept = base.0.iter().filter(move |variable| !overrides || self.place(variable.name()).is_none());
-        kept.map(|variable| variable.text.as_c_str()).chain(self.texts())
+        let overrides = !self.texts().all(|text| CONNECTION_VARIABLES.iter().any(|name| is_of(text, name)));
+        let kept = base.0.iter().filter(move |variable| !overrides || self.find(variable.name()).is_none());
+        let own = self.places().filter_map(|text| CStr::from_bytes_with_nul(&self.packed[text.start..=text.end]).ok());
+        kept.map(|variable| variable.text.as_c_str()).chain(own)
     }
+}
+
+/// True if `text` is an assignment to `name`.
+fn is_of(text: &[u8], name: &[u8]) -> bool {
+    text.get(name.len()) == Some(&b'=') && text.starts_with(name)
 }
 
 impl fmt::Debug for Delta {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.texts()).finish()
+        f.debug_set().entries(self.texts().map(String::from_utf8_lossy)).finish()
     }
 }
 
@@ -248,5 +263,21 @@ mod tests {
         let mut delta = Delta::default();
         delta.set(b"A\0B", b"x\0y");
         assert_eq!(delta.iter().collect::<Vec<_>>(), [(&b"A"[..], &b"x"[..])]);
+    }
+
+    #[test]
+    fn values_are_replaced_in_place_whatever_their_length() {
+        let mut delta = Delta::default();
+        for (name, value) in [("A", "1"), ("AB", ""), ("B", "x=y"), ("A", "longer"), ("B", ""), ("AB", "2"), ("A", "")] {
+            delta.set(name.as_bytes(), value.as_bytes());
+        }
+        delta.set_shown(b"B", 25);
+        delta.set_shown(b"C", 110);
+        let set: [(&[u8], &[u8]); 4] = [(b"A", b""), (b"AB", b"2"), (b"B", b"25"), (b"C", b"110")];
+        assert_eq!(delta.iter().collect::<Vec<_>>(), set);
+        for (name, value) in set {
+            assert_eq!(delta.get(name), Some(value));
+        }
+        assert_eq!(delta.get(b""), None);
     }
 }

@@ -24,7 +24,7 @@ pub struct Ends {
 }
 
 /// Bytes that hold the addresses and ports of both ends as variables, of IPv4 even in the longer form.
-const ROOM: usize = 128;
+const ROOM: usize = 144;
 
 /// What a session wants done for it.
 #[derive(Debug, Default)]

@@ -17,12 +17,13 @@ use crate::lingering::{self, Rest};
 use crate::log::{self, Connection, Decision};
 use crate::pending::{Pending, Stage};
 use crate::policy::Reason;
+use crate::policy::env::CONNECTION_VARIABLES;
 use crate::policy::limits::{Slot, counted_block};
 use crate::policy::session::Ends;
 use crate::reactor::Reactor;
 use crate::reactor::timer::Due;
 use crate::reactor::token::Source;
-use crate::spawn::StderrFor;
+use crate::spawn::{StderrFor, Strings};
 use crate::status::counters::Event;
 use crate::table::Key;
 
@@ -65,7 +66,7 @@ impl Reactor {
         else {
             return false;
         };
-        let envp = env.envp(&self.base).collect();
+        let envp = Strings::new(env.envp(&self.base), self.base.len() + CONNECTION_VARIABLES.len());
         let started = self.spawner.spawn(stream.as_fd(), self.handler_stderr(), &envp);
         let (decision, by, detail, pid) = match started {
             Ok(pid) => (Decision::Served, None, None, Some(pid.as_raw())),

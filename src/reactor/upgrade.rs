@@ -36,7 +36,7 @@ use crate::reactor::Reactor;
 use crate::reactor::admit::Arrival;
 use crate::reactor::timer::Due;
 use crate::reactor::token::Source;
-use crate::spawn::{Spawner, StderrFor};
+use crate::spawn::{Spawner, StderrFor, Strings};
 use crate::sys;
 use crate::table::Key;
 
@@ -101,7 +101,7 @@ impl Reactor {
         let handler = config::Handler { program: origin.program.clone().into_os_string(), args };
         let spawner = Spawner::handler(&handler).map_err(|_| Errno::EINVAL)?.with_descriptor(state.as_raw_fd());
         let env = environment(Role::Rehearse, state.as_raw_fd(), false);
-        let envp = env.iter().map(CString::as_c_str).collect();
+        let envp = Strings::new(env.iter().map(CString::as_c_str), env.len());
         let fd = ours.as_raw_fd();
         self.poll.registry().register(&mut SourceFd(&fd), Source::Upgrade.token(), Interest::READABLE)?;
         // There is one thread: no other child can be started in between and inherit it.

@@ -18,7 +18,7 @@ fn shell(script: &str) -> Spawner {
 }
 
 fn strings<'a>(texts: &[&'a CStr]) -> Strings<'a> {
-    texts.iter().copied().collect()
+    Strings::new(texts.iter().copied(), texts.len())
 }
 
 /// What the script says on descriptor 1 when it is run with `stderr` and reads `input`.

@@ -97,6 +97,8 @@ impl Tally {
     }
 }
 
+const SECOND: Duration = Duration::from_secs(1);
+
 /// Seconds that "the last minute" has, the one that is not over included.
 const MINUTE: usize = 60;
 
@@ -104,6 +106,8 @@ const MINUTE: usize = 60;
 #[derive(Debug)]
 pub struct Counters {
     start: Instant,
+    /// When the second that is counted in is over.
+    turn: Instant,
     total: Tally,
     /// One second each; the place of a second is its number modulo [`MINUTE`].
     seconds: [[u32; EVENTS]; MINUTE],
@@ -119,6 +123,7 @@ impl Counters {
     pub fn new(lists: usize, zones: usize, now: Instant) -> Self {
         Counters {
             start: now,
+            turn: now + SECOND,
             total: Tally::default(),
             seconds: [[0; EVENTS]; MINUTE],
             current: 0,
@@ -155,10 +160,11 @@ impl Counters {
 
     /// Clears the seconds that have passed without a count.
     fn advance(&mut self, now: Instant) {
-        let second = self.uptime(now).as_secs();
-        if second <= self.current {
+        if now < self.turn {
             return;
         }
+        let second = self.uptime(now).as_secs();
+        self.turn = self.start + Duration::from_secs(second + 1);
         let passed = (second - self.current).min(MINUTE as u64);
         for number in second + 1 - passed..=second {
             self.seconds[(number % MINUTE as u64) as usize] = [0; EVENTS];
