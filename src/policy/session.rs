@@ -36,6 +36,12 @@ pub struct Wanted {
     pub ident: bool,
 }
 
+impl Wanted {
+    pub fn is_empty(&self) -> bool {
+        self.questions.is_empty() && self.names.is_empty() && !self.ident
+    }
+}
+
 #[derive(Debug)]
 pub struct Session {
     /// The access record's variables.

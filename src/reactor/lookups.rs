@@ -23,9 +23,10 @@ use crate::status::counters::Event;
 use crate::table::Key;
 
 impl Reactor {
-    /// Enters a connection and starts the lookups that it owes. If it owes none, or the caches know
-    /// all the answers, its verdict falls here and now and it is gone from the table again.
+    /// Enters a connection and starts the lookups that it owes. If the caches know all the answers, its
+    /// verdict falls here and now and it is gone from the table again. If it owes none, it may not even enter.
     pub(super) fn begin_lookups(&mut self, pending: Pending, wanted: Wanted, now: Instant) {
+        let Some(pending) = self.serve_at_once(pending, &wanted, now) else { return };
         let key = self.pending.insert(pending);
         let wants_ident = wanted.ident;
         self.pursue(key, wanted, now);
@@ -37,6 +38,25 @@ impl Reactor {
             self.fill_slots(1, now);
         }
         self.watch(key);
+    }
+
+    /// Serves a connection that owes no lookup, if nobody waits before it and there is a slot. Gives others back.
+    fn serve_at_once(&mut self, mut pending: Pending, wanted: &Wanted, now: Instant) -> Option<Pending> {
+        if !wanted.is_empty() || !self.ready.is_empty() {
+            return Some(pending);
+        }
+        let Stage::Lookups(lookups) = &pending.stage else { return Some(pending) };
+        let verdict = lookups.session.verdict(&self.config, &self.base, &pending.ends);
+        let Some(Verdict::Serve(env)) = verdict else { return Some(pending) };
+        if pending.slot.is_none() {
+            pending.slot = self.take_slot();
+        }
+        if pending.slot.is_none() {
+            return Some(pending);
+        }
+        pending.stage = Stage::WaitsForSlot { env, decided: now };
+        self.serve(pending, now);
+        None
     }
 
     /// Registers a connection that has to wait for its end alone, and sets the time limit of its lookups.
