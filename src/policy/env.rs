@@ -268,7 +268,8 @@ mod tests {
     #[test]
     fn values_are_replaced_in_place_whatever_their_length() {
         let mut delta = Delta::default();
-        for (name, value) in [("A", "1"), ("AB", ""), ("B", "x=y"), ("A", "longer"), ("B", ""), ("AB", "2"), ("A", "")] {
+        for (name, value) in [("A", "1"), ("AB", ""), ("B", "x=y"), ("A", "longer"), ("B", ""), ("AB", "2"), ("A", "")]
+        {
             delta.set(name.as_bytes(), value.as_bytes());
         }
         delta.set_shown(b"B", 25);
