@@ -31,7 +31,7 @@ OUT = $(or $(CARGO_TARGET_DIR),target)$(and $(CARGO_BUILD_TARGET),/$(CARGO_BUILD
 
 PROGRAMS = couriertcpd couriertcpd-access
 MAN      = $(wildcard man/*.[58])
-DOCS     = README.md CHANGELOG.md LICENSE
+DOCS     = README.md CHANGELOG.md LICENSE docs/scaling.md docs/security.md $(wildcard docs/plots/*.svg)
 EXAMPLES = $(wildcard contrib/examples/*.conf)
 
 # No path of the build folder reaches the programs: two folders give the same bytes.
@@ -128,7 +128,7 @@ install:
 # Leaves what the administrator put into the folder of the instances, and the logs.
 uninstall:
 	@for f in $(FILES); do rm -f $(DESTDIR)$${f##*:} || exit 1; done
-	@-rmdir $(DESTDIR)$(DOCDIR)/examples $(DESTDIR)$(DOCDIR) $(DESTDIR)$(LIBEXECDIR) $(DESTDIR)$(SYSCONFDIR)/couriertcpd $(DESTDIR)$(LOGDIR) 2>/dev/null || true
+	@-rmdir $(DESTDIR)$(DOCDIR)/examples $(DESTDIR)$(DOCDIR)/docs/plots $(DESTDIR)$(DOCDIR)/docs $(DESTDIR)$(DOCDIR) $(DESTDIR)$(LIBEXECDIR) $(DESTDIR)$(SYSCONFDIR)/couriertcpd $(DESTDIR)$(LOGDIR) 2>/dev/null || true
 
 # Fills vendor/ with the crates, for a build without a network: see vendor/README.md.
 vendor:

@@ -1,20 +1,6 @@
-//! The program that every server under test runs: as little as a handler can be.
-//!
-//! Writes the client's host name if the server found one, else a dash, and a newline; then exits. With the
-//! argument `hold`, or HOLD in its environment, it stays until the client closes. It is a static program without
-//! a C library: to load one and set it up takes several times as long as a server needs for a connection (on
-//! virtual machines the more, where each CPUID instruction leaves the guest), and would hide the differences
-//! between servers.
-
-#![no_std]
-#![no_main]
-// Loops stay loops: there is no memcmp and no strlen to call.
-#![no_builtins]
+//! Without a C library, by system calls alone.
 
 use core::arch::{asm, global_asm};
-
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-compile_error!("the system calls of the handler have to be written down for this machine");
 
 // The stack begins with the number of arguments, the arguments, null, the environment, null.
 #[cfg(target_arch = "x86_64")]
