@@ -18,7 +18,7 @@ use crate::common::{Builder, Client, Daemon, Scratch, procfs, wait_for, wait_unt
 use crate::random::{Random, StopAtEnd};
 use crate::rules::{Class, MESSAGE, OPTIONS, Rules, expected, told};
 
-const WORKERS: usize = 8;
+const WORKERS: usize = 20;
 const SLOTS: usize = 60;
 
 /// Tells its environment, waits for a word, and does as it is told.
