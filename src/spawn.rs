@@ -10,9 +10,9 @@
 //! A child copies only the lowest descriptors of this process, where its connection is placed for
 //! it: to copy thousands, and close them at the exec, takes longer than all the rest of a start.
 //!
-//! The daemon ignores no signal by itself: it blocks those that it reads or that a write of its own
-//! could raise, all of them with their default actions. So a child's empty mask is all it takes, and
-//! what was ignored when the daemon started stays ignored.
+//! The daemon ignores no signal by itself: it blocks those that it reads (`signal`) or that a write of
+//! its own could raise ([`sys::OF_WRITES`]). So an empty mask is all that a child needs: what it finds
+//! ignored was ignored when the daemon started.
 //!
 //! All descriptors of the daemon but 0, 1 and 2 are close-on-exec, so a child has what it is
 //! given here and nothing else. That 0, 1 and 2 are always taken (`daemon::sanitize`) means that

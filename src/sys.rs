@@ -90,8 +90,8 @@ pub fn default_action(number: Signal) -> Result<(), Errno> {
 }
 
 /// The signals that would each end or stop the daemon for what a write meets: a reader that is gone, a file as
-/// large as `ulimit -f` allows, a terminal under `stty tostop`. It blocks them for good, and the write fails.
-/// Ignored ones would have to be given back their default actions in every child.
+/// large as `ulimit -f` allows, a terminal under `stty tostop`. It blocks them for good: the write fails, to the
+/// terminal it goes through. Ignored ones would have to be given back their default actions in every child.
 pub const OF_WRITES: [Signal; 3] = [Signal::SIGPIPE, Signal::SIGXFSZ, Signal::SIGTTOU];
 
 /// Ignores a signal, as whoever starts the daemon may have.

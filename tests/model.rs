@@ -260,8 +260,12 @@ impl Run {
 
     fn reload(&mut self) {
         let mut rules = HashMap::new();
-        for _ in 0..self.random.below(4) {
-            let rule = if self.random.one_in(2) { Rule::Deny } else { Rule::AtMost(1 + self.random.below(3)) };
+        for _ in 0..self.random.below(6) {
+            let rule = match self.random.below(3) {
+                0 => Rule::Deny,
+                1 => Rule::AtMost(1 + self.random.below(3)),
+                _ => Rule::Vouched,
+            };
             rules.insert(self.address(), rule);
         }
         self.outside.write_rules(&rules);

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use common::dns::{A, ANY, Dns, Message, PTR, Record};
 use common::*;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// A name server's address where nobody ever answers; the socket keeps it so.
 fn silent_server() -> (UdpSocket, String) {
@@ -104,6 +106,33 @@ fn with_maxpending_those_who_are_ready_are_served_in_order_of_arrival() {
     wait_for("both lookups", || dns.count(&name(early), PTR) == 1 && dns.count(&name(late), PTR) == 1);
     assert!(third.is_silent_for(Duration::from_millis(500)));
     first.half_close();
+    assert!(second.read_until("hello"));
+    assert!(third.is_silent_for(Duration::from_millis(100)));
+    second.half_close();
+    assert!(third.read_until("hello"));
+}
+
+#[test]
+fn a_newcomer_who_owes_no_lookup_overtakes_nobody() {
+    let daemon = Builder::default()
+        .bare()
+        .options(["-nodnslookup", "-noidentlookup", "-maxprocs=1", "-maxpending=10"])
+        .handler(handler::command(&["say:hello", "drain"]))
+        .start();
+    let pid = daemon.pid();
+    let mut first = daemon.connect();
+    assert!(first.read_until("hello"));
+    let mut second = daemon.connect();
+    wait_for("the second is accepted", || procfs::sockets(pid) == procfs::listening(pid).len() + 1);
+    // The slot becomes free and the third comes, all before the daemon looks again.
+    let state = |pid, letter| procfs::status(pid, "State").is_some_and(|state| state.starts_with(letter));
+    daemon.signal(Signal::SIGSTOP);
+    wait_for("the daemon rests", || state(pid, 'T'));
+    let handler = daemon.children()[0];
+    kill(Pid::from_raw(handler), Signal::SIGKILL).unwrap();
+    wait_for("the first one's handler has ended", || state(handler, 'Z'));
+    let mut third = daemon.connect();
+    daemon.signal(Signal::SIGCONT);
     assert!(second.read_until("hello"));
     assert!(third.is_silent_for(Duration::from_millis(100)));
     second.half_close();

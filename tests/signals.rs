@@ -157,6 +157,32 @@ fn a_handler_has_no_signal_blocked_or_ignored() {
 }
 
 #[test]
+fn what_a_write_can_raise_is_blocked_in_the_daemon() {
+    let daemon = Builder::default().prelude(CLEAN).start();
+    let mask = |field| u64::from_str_radix(&procfs::status(daemon.pid(), field).unwrap(), 16).unwrap();
+    for signal in [Signal::SIGPIPE, Signal::SIGXFSZ, Signal::SIGTTOU] {
+        assert_eq!((mask("SigBlk") & bit(signal), mask("SigIgn") & bit(signal)), (bit(signal), 0), "{signal}");
+    }
+}
+
+#[test]
+fn a_file_as_large_as_it_may_be_costs_lines_and_no_client() {
+    let scratch = Scratch::new();
+    let file = scratch.join("stderr");
+    fs::write(&file, [b'x'; 4096]).unwrap();
+    let mut daemon = Builder::default()
+        .options([&format!("-stderr={}", file.display()), "-loglevel=debug"])
+        .prelude("ulimit -f 1")
+        .start();
+    for _ in 0..3 {
+        assert!(daemon.session().report().is_some());
+    }
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code(), Some(0));
+    assert_eq!(fs::read(&file).unwrap().len(), 4096);
+}
+
+#[test]
 fn signals_blocked_at_start_work_all_the_same() {
     let mut daemon =
         Builder::default().prelude("exec env --default-signal --block-signal=TERM,HUP,CHLD,INT,USR2 -- \"$@\"").start();
@@ -176,7 +202,7 @@ fn signals_ignored_at_start_work_and_others_stay_ignored() {
         .start();
     let report = daemon.session().report().expect("a handler ran");
     assert_eq!(report.signals("SigBlk"), 0);
-    // XFSZ is one that the daemon ignores itself, TTOU another: of these the first was so before.
+    // XFSZ is one that the daemon blocks for itself: for the handler it is as it was.
     assert_eq!(ignored(&report), bit(Signal::SIGQUIT) | bit(Signal::SIGUSR1) | bit(Signal::SIGXFSZ));
     daemon.wait_for_no_children();
     daemon.signal(Signal::SIGHUP);

@@ -71,6 +71,8 @@ pub struct Connection {
 pub enum Rule {
     Deny,
     AtMost(usize),
+    /// The list is not asked.
+    Vouched,
 }
 
 pub struct Model {
@@ -182,14 +184,20 @@ impl Model {
             self.connections[at].state = State::Gone;
             return;
         }
-        let mut open = BTreeSet::from([list_name(peer)]);
+        let mut open = BTreeSet::new();
+        if rule != Some(Rule::Vouched) {
+            open.insert(list_name(peer));
+        }
         if self.limits.names {
             open.extend([reverse_name(peer), reverse_name(self.local)]);
         }
         self.arrivals += 1;
         let connection = &mut self.connections[at];
         connection.arrival = self.arrivals;
-        connection.state = State::Lookups { open, until: self.now + LOOKUP_TIME };
+        connection.state = match open.is_empty() {
+            true => State::Ready,
+            false => State::Lookups { open, until: self.now + LOOKUP_TIME },
+        };
     }
 
     fn refuse_with_reply(&mut self, at: usize) {

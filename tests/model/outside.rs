@@ -128,6 +128,7 @@ impl Outside {
             let record = match rule {
                 Rule::Deny => "deny".to_owned(),
                 Rule::AtMost(most) => format!("allow,MAXCPERIP={most}"),
+                Rule::Vouched => "allow,BLOCK=".to_owned(),
             };
             writer.insert(ip.to_string().as_bytes(), record.as_bytes()).unwrap();
         }
