@@ -40,13 +40,23 @@ pub struct Printed(pub IpAddr, pub Ipv4Form);
 
 impl fmt::Display for Printed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.0, self.1) {
-            (IpAddr::V4(ip), Ipv4Form::Mapped) => {
-                f.write_str("::ffff:")?;
-                ip.fmt(f)
-            }
-            (ip, _) => ip.fmt(f),
+        let IpAddr::V4(ip) = self.0 else { return write!(f, "{}", self.0) };
+        if self.1 == Ipv4Form::Mapped {
+            f.write_str("::ffff:")?;
         }
+        // In one piece: through the formatter each octet is a call, and every served connection has two addresses.
+        let (mut text, mut length) = ([0; 16], 0);
+        for octet in ip.octets() {
+            for unit in [100, 10, 1] {
+                if octet >= unit || unit == 1 {
+                    text[length] = b'0' + octet / unit % 10;
+                    length += 1;
+                }
+            }
+            text[length] = b'.';
+            length += 1;
+        }
+        f.write_str(str::from_utf8(&text[..length - 1]).unwrap_or_default())
     }
 }
 
@@ -118,6 +128,8 @@ pub fn network(ip: IpAddr, prefix: u8) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     fn ip(text: &str) -> IpAddr {
@@ -132,6 +144,14 @@ mod tests {
         assert_eq!(Printed(folded, Ipv4Form::Plain).to_string(), "192.0.2.1");
         assert_eq!(Printed(ip("2001:db8::1"), Ipv4Form::Mapped).to_string(), "2001:db8::1");
         assert_eq!(fold(ip("::192.0.2.1")), ip("::192.0.2.1"));
+    }
+
+    #[test]
+    fn every_octet_prints_as_the_standard_has_it() {
+        for octet in 0..=255 {
+            let ip = Ipv4Addr::new(octet, 255 - octet, octet / 2, octet);
+            assert_eq!(Printed(ip.into(), Ipv4Form::Plain).to_string(), ip.to_string());
+        }
     }
 
     #[test]
