@@ -56,7 +56,7 @@ impl fmt::Display for Printed {
             text[length] = b'.';
             length += 1;
         }
-        f.write_str(str::from_utf8(&text[..length - 1]).unwrap_or_default())
+        f.write_str(std::str::from_utf8(&text[..length - 1]).unwrap_or_default())
     }
 }
 
