@@ -2,18 +2,24 @@
 
 mod common;
 
+use std::ffi::CString;
 use std::fs;
 use std::net::TcpListener;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use common::daemon::{Background, lock_holder};
 use common::*;
+use nix::fcntl::OFlag;
+use nix::libc;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, getpgid, getpid};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{Pid, getpgid, getpid, pipe2};
 
 fn with_pid_file(pid_file: &Path) -> Builder {
     Builder::default().option(format!("-pid={}", pid_file.display()))
@@ -51,6 +57,58 @@ fn stop(pid_file: &Path) {
 
 fn mode(path: &Path) -> u32 {
     fs::symlink_metadata(path).expect("the file is there").mode()
+}
+
+/// The lock of a process that has ended and has left it to a child with which it shared its descriptors, until the
+/// pipe is closed: so it stands for a moment if a daemon is killed while it starts a program.
+fn lock_of_the_dead(pid_file: &Path) -> (i32, OwnedFd) {
+    let path = CString::new(format!("{}.lock", pid_file.display())).unwrap();
+    let (read, write) = pipe2(OFlag::O_CLOEXEC).unwrap();
+    // SAFETY: integers, of which zero is a value.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = libc::F_WRLCK as i16;
+    // SAFETY: the child makes system calls only, and ends.
+    let holder = unsafe { libc::fork() };
+    if holder == 0 {
+        // SAFETY: descriptors, a string and a lock of this process.
+        unsafe {
+            let file = libc::open(path.as_ptr(), libc::O_RDWR | libc::O_CREAT, 0o600);
+            let locked = libc::fcntl(file, libc::F_SETLK, &lock);
+            libc::close(write.as_raw_fd());
+            let child = libc::syscall(libc::SYS_clone, libc::CLONE_FILES | libc::SIGCHLD, 0, 0, 0, 0);
+            if child == 0 {
+                libc::read(read.as_raw_fd(), [0u8].as_mut_ptr().cast(), 1);
+                libc::_exit(0);
+            }
+            libc::_exit(i32::from(locked != 0 || child < 0));
+        }
+    }
+    assert_eq!(waitpid(Pid::from_raw(holder), None), Ok(WaitStatus::Exited(Pid::from_raw(holder), 0)));
+    (holder, write)
+}
+
+#[test]
+fn a_lock_that_outlives_its_process_is_waited_for() {
+    let scratch = Scratch::new();
+    let pid_file = scratch.join("t.pid");
+    let (dead, pipe) = lock_of_the_dead(&pid_file);
+    assert_eq!(lock_holder(&pid_file), Some(dead));
+    let daemon = thread::scope(|scope| {
+        let start = scope.spawn(|| with_pid_file(&pid_file).run());
+        let lock = scratch.join("t.pid.lock");
+        let looks = |process: &Path| {
+            let files = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+            let is_child = fs::read_link(process.join("exe")).is_ok_and(|exe| exe.ends_with("couriertcpd"));
+            is_child && files.into_iter().any(|file| fs::read_link(file.path()).is_ok_and(|target| target == lock))
+        };
+        wait_for("the start looks at the lock", || {
+            fs::read_dir("/proc").unwrap().flatten().any(|process| looks(&process.path()))
+        });
+        drop(pipe);
+        assert_silent_success(start.join().unwrap());
+        Background::of(&pid_file)
+    });
+    assert_ne!(daemon.pid(), dead);
 }
 
 /// A process that has nothing to do with the daemon. Killed when dropped.

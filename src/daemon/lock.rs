@@ -12,12 +12,15 @@ use std::mem;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::unistd::{Pid, getpid};
 
 use crate::error::StartError;
+use crate::sys::Process;
 
 /// The held lock; it ends with the process, or when this is dropped.
 #[derive(Debug)]
@@ -27,16 +30,27 @@ pub struct Lock {
     file: File,
 }
 
+/// How long the lock of a process that has ended may take to become free.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(10);
+
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
+
+/// True if there is no such process, or it only waits to be reaped.
+fn has_ended(pid: Pid) -> bool {
+    Process::open(pid).is_none_or(|process| process.wait_end(Duration::ZERO, || false))
+}
+
 /// The outcome of [`Lock::acquire`].
 #[derive(Debug)]
 pub enum Acquired {
     Ours(Lock),
-    /// Another process has it; none if it gave it up just now or cannot be named.
+    /// Another process has it; none if it has no number here.
     Held(Option<Pid>),
 }
 
 impl Lock {
-    /// Takes the lock of `pid_file`, or says who has it. Does not wait.
+    /// Takes the lock of `pid_file`, or says who has it. Does not wait for one who runs. EAGAIN: whoever had it has
+    /// ended, and the lock is not free after [`RELEASE_PATIENCE`].
     pub fn acquire(pid_file: &Path) -> Result<Acquired, StartError> {
         let path = lock_path(pid_file);
         let file = OpenOptions::new()
@@ -47,13 +61,21 @@ impl Lock {
             .custom_flags(libc::O_NOFOLLOW)
             .open(&path)
             .map_err(|error| StartError::file(&path, "cannot open", error))?;
-        match fcntl(&file, FcntlArg::F_SETLK(&whole_file())) {
-            Ok(_) => Ok(Acquired::Ours(Lock { pid_file: pid_file.to_owned(), file })),
-            Err(Errno::EAGAIN | Errno::EACCES) => Ok(Acquired::Held(match holder(&file) {
-                Ok(Holder::Process(pid)) => Some(pid),
-                _ => None,
-            })),
-            Err(errno) => Err(StartError::file(&path, "cannot lock", errno)),
+        let end = Instant::now() + RELEASE_PATIENCE;
+        loop {
+            let errno = match fcntl(&file, FcntlArg::F_SETLK(&whole_file())) {
+                Ok(_) => return Ok(Acquired::Ours(Lock { pid_file: pid_file.to_owned(), file })),
+                Err(errno) => errno,
+            };
+            let is_held = matches!(errno, Errno::EAGAIN | Errno::EACCES);
+            match holder(&file).ok().filter(|_| is_held) {
+                Some(Holder::Elsewhere) => return Ok(Acquired::Held(None)),
+                Some(Holder::Process(pid)) if !has_ended(pid) => return Ok(Acquired::Held(Some(pid))),
+                // Given up just now; or by one who was killed while it started a program: until that has descriptors
+                // of its own, it shares those of the dead, and with them the lock.
+                Some(_) if Instant::now() < end => thread::sleep(POLL_INTERVAL),
+                _ => return Err(StartError::file(&path, "cannot lock", errno)),
+            }
         }
     }
 
