@@ -128,11 +128,6 @@ impl Process {
         self.pid
     }
 
-    /// A descriptor that is readable once the process has ended, where there is such a thing.
-    pub fn into_handle(self) -> Option<OwnedFd> {
-        self.handle
-    }
-
     /// ESRCH: it has ended.
     pub fn signal(&self, number: Signal) -> Result<(), Errno> {
         let Some(handle) = &self.handle else { return signal::kill(self.pid, number) };
