@@ -37,7 +37,8 @@ fn it_has_the_environment_that_a_handler_gets() {
             "-block=bl.example,LISTED,seen @".into(),
             "-block=bl.example,LISTED".into(),
         ];
-        Builder::default().bare().options(options).env("HOME", "/nowhere").env("TCPREMOTEINFO", "stale")
+        let long = "x".repeat(1000);
+        Builder::default().bare().options(options).env("LONG", long).env("TCPREMOTEINFO", "stale")
     };
     let daemon = builder().start();
     let mut client = daemon.connect_from("127.0.0.2".parse().unwrap());

@@ -4,7 +4,7 @@
 
 use std::io::{self, Write};
 
-use crate::log::Escaped;
+use crate::log::Whole;
 
 use super::load::Loaded;
 use super::place::Block;
@@ -23,7 +23,7 @@ pub fn dump(loaded: &Loaded, out: &mut impl Write) -> io::Result<()> {
         line(&block_text(*block), table.records.get(rule.record), out)?;
     }
     for (key, value) in &loaded.unreachable {
-        writeln!(out, "# no lookup reaches {}: {}", Escaped(key), Escaped(value))?;
+        writeln!(out, "# no lookup reaches {}: {}", Whole(key), Whole(value))?;
     }
     Ok(())
 }

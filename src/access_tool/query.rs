@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 
 use crate::addr;
-use crate::log::Escaped;
+use crate::log::{Escaped, Whole};
 use crate::policy::access::{Access, End, Found, Keys, Lookup, decide, find};
 use crate::policy::env::Delta;
 
@@ -59,7 +59,7 @@ where
     }
     if outcome == Outcome::Served {
         for (name, value) in delta.iter() {
-            writeln!(out, "  sets     {}={}", Escaped(name), Escaped(value))?;
+            writeln!(out, "  sets     {}={}", Escaped(name), Whole(value))?;
         }
     }
     Ok(outcome)
@@ -74,7 +74,7 @@ fn explain<L: Lookup>(db: &mut L, whose: &str, keys: Keys, out: &mut impl Write)
         writeln!(out, "  {whose:8} no record of {}", missed.join(", "))?;
     }
     match found {
-        Some(Found { key, value }) => writeln!(out, "  {whose:8} record of {key}: {}", Escaped(&value)),
+        Some(Found { key, value }) => writeln!(out, "  {whose:8} record of {key}: {}", Whole(&value)),
         None => Ok(()),
     }
 }

@@ -7,7 +7,7 @@
 
 use std::fmt::Write as _;
 
-use crate::log::Escaped;
+use crate::log::{Escaped, Whole};
 use crate::policy::access::{Record, Variable, assignments};
 
 use super::problem::Severity;
@@ -109,7 +109,7 @@ pub fn canonical(record: &Record) -> Text {
         }
         if !is_name(&variable.name) || variable.value.contains(&b'\n') {
             let mut lost = String::new();
-            let _ = write!(lost, "{}={}", Escaped(&variable.name), Escaped(&variable.value));
+            let _ = write!(lost, "{}={}", Whole(&variable.name), Whole(&variable.value));
             text.lost.push(lost);
             continue;
         }

@@ -14,6 +14,16 @@ pub struct Escaped<'a>(pub &'a [u8]);
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_cut(f, self.0, |_| false)
+    }
+}
+
+/// [`Escaped`], however long it is: for those who have asked to see it.
+#[derive(Debug, Clone, Copy)]
+pub struct Whole<'a>(pub &'a [u8]);
+
+impl fmt::Display for Whole<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_escaped(f, self.0, |_| false)
     }
 }
@@ -31,25 +41,30 @@ impl fmt::Display for Value<'_> {
             Some(text) => {
                 let plain = |b: &u8| b.is_ascii_alphanumeric() || b"._-:/@+%".contains(b);
                 if !text.is_empty() && text != b"-" && text.len() <= SHOWN_MAX && text.iter().all(plain) {
-                    return write_escaped(f, text, |_| false);
+                    return write_cut(f, text, |_| false);
                 }
                 f.write_char('"')?;
-                write_escaped(f, text, |byte| byte == b'"')?;
+                write_cut(f, text, |byte| byte == b'"')?;
                 f.write_char('"')
             }
         }
     }
 }
 
+fn write_cut(f: &mut fmt::Formatter<'_>, text: &[u8], also: impl Fn(u8) -> bool) -> fmt::Result {
+    write_escaped(f, &text[..text.len().min(SHOWN_MAX)], also)?;
+    if text.len() > SHOWN_MAX { f.write_str("...") } else { Ok(()) }
+}
+
 fn write_escaped(f: &mut fmt::Formatter<'_>, text: &[u8], also: impl Fn(u8) -> bool) -> fmt::Result {
-    for &byte in text.iter().take(SHOWN_MAX) {
+    for &byte in text {
         match byte {
             b'\\' => f.write_str("\\\\")?,
             b' '..=b'~' if !also(byte) => f.write_char(char::from(byte))?,
             _ => write!(f, "\\x{byte:02x}")?,
         }
     }
-    if text.len() > SHOWN_MAX { f.write_str("...") } else { Ok(()) }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -76,6 +91,7 @@ mod tests {
         assert_eq!(Escaped(&[b'a'; 256]).to_string(), "a".repeat(255) + "...");
         assert_eq!(Value(Some(&[b'a'; 256])).to_string(), format!("\"{}...\"", "a".repeat(255)));
         assert_eq!(Escaped(&[b'\n'; 1000]).to_string().len(), 255 * 4 + 3);
+        assert_eq!(Whole(&[b'\n'; 1000]).to_string(), "\\x0a".repeat(1000));
     }
 
     #[test]

@@ -28,7 +28,7 @@ mod limit;
 mod sink;
 mod syslog;
 
-pub use escape::{Escaped, Value};
+pub use escape::{Escaped, Value, Whole};
 pub use events::*;
 pub use limit::{Key, Kind};
 pub use sink::Descriptor;

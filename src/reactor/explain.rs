@@ -14,7 +14,7 @@ use mio::{Events, Poll};
 use crate::accessdb::AccessDb;
 use crate::config::{Config, DnsList, ListKind, NameSource};
 use crate::error::StartError;
-use crate::log::Escaped;
+use crate::log::{Escaped, Whole};
 use crate::policy::access::{self, Access, End, Step};
 use crate::policy::env::{Base, Delta};
 use crate::policy::question::{Answer, HostName, Question, Records};
@@ -68,7 +68,7 @@ impl Explanation<'_> {
                 let program = &self.config.handler.program;
                 out.say(format_args!("environment of {}:", Escaped(program.as_encoded_bytes())));
                 for variable in env.envp(self.base) {
-                    out.plain(format_args!("  {}", Escaped(variable.to_bytes())));
+                    out.plain(format_args!("  {}", Whole(variable.to_bytes())));
                 }
                 Ok(true)
             }
@@ -90,7 +90,7 @@ impl Explanation<'_> {
             match step {
                 Step::Missed(key) => out.say(format_args!("access: {end} key {key}: no record")),
                 Step::Found(found) => {
-                    out.say(format_args!("access: {end} key {}: record \"{}\"", found.key, Escaped(&found.value)));
+                    out.say(format_args!("access: {end} key {}: record \"{}\"", found.key, Whole(&found.value)));
                 }
                 Step::Nothing => out.say(format_args!("access: {end}: no record applies, let in")),
             }
@@ -98,7 +98,7 @@ impl Explanation<'_> {
         match decided {
             Ok(Access::Admitted) => {
                 for (name, value) in env.iter() {
-                    out.say(format_args!("access: sets {}=\"{}\"", Escaped(name), Escaped(value)));
+                    out.say(format_args!("access: sets {}=\"{}\"", Escaped(name), Whole(value)));
                 }
                 Ok(())
             }
@@ -226,7 +226,7 @@ impl Explanation<'_> {
                 Records::Addresses(addresses) => {
                     addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
                 }
-                Records::Text(text) => format!("\"{}\"", Escaped(text)),
+                Records::Text(text) => format!("\"{}\"", Whole(text)),
             },
         };
         let question = question_text(question, &config.zones);
@@ -276,7 +276,7 @@ impl Explanation<'_> {
         };
         out.say(format_args!("verdict: refused: {why}"));
         if let Some(text) = self.config.deny_message.as_ref().filter(|_| reason.has_reply()) {
-            out.say(format_args!("the client gets \"{}\"", Escaped(text)));
+            out.say(format_args!("the client gets \"{}\"", Whole(text)));
         }
         false
     }
