@@ -181,7 +181,9 @@ impl Session {
                 env.set(name, value);
             }
         }
-        Some(Verdict::Serve(env))
+        // What has just been set can be a variable of `-drop` as well.
+        let dropped = self.dropped(config, base, &env);
+        Some(dropped.map_or_else(|| Verdict::Serve(env), |variable| Verdict::Refuse(Reason::Dropped(variable))))
     }
 
     /// The variable of `-drop` that is set and not empty in `env`.

@@ -310,6 +310,33 @@ fn the_variables_of_a_served_connection() {
 }
 
 #[test]
+fn what_lookups_find_can_be_dropped_for() {
+    let base = Base::default();
+    for (variable, name, dropped) in [
+        ("TCPREMOTEHOST", names(&["mail.example"]), true),
+        ("TCPREMOTEHOST", Answer::Failed, true),
+        ("TCPREMOTEHOST", Answer::Absent, false),
+        ("TCPLOCALHOST", names(&["mail.example"]), false),
+        ("TCPREMOTEINFO", Answer::Absent, true),
+        ("TCPREMOTEIP", Answer::Absent, true),
+    ] {
+        let mut config = named_config();
+        config.drop = vec![variable.into()];
+        let mut session = Session::start(&config, &base, &ENDS, Delta::default(), &mut Wanted::default());
+        session.ident(Some(b"joe".as_slice().into()));
+        session.answer(&config, &Question::Names(ENDS.local.ip()), &Answer::Absent, &mut Wanted::default());
+        session.answer(&config, &Question::Names(ENDS.peer.ip()), &name, &mut Wanted::default());
+        let forward = Question::Addresses("mail.example".into(), Family::V4);
+        session.answer(&config, &forward, &addresses(&["192.0.2.7"]), &mut Wanted::default());
+        match session.verdict(&config, &base, &ENDS) {
+            Some(Verdict::Refuse(Reason::Dropped(by))) => assert!(dropped && by == variable.as_bytes(), "{variable}"),
+            Some(Verdict::Serve(_)) => assert!(!dropped, "{variable} {name:?}"),
+            other => panic!("{variable} {name:?}: {other:?}"),
+        }
+    }
+}
+
+#[test]
 fn at_the_time_limit_everything_open_counts_as_failed() {
     let mut config = named_config();
     add_list(&mut config, ListKind::Block, "a", "BLOCK", Some("*"));
