@@ -50,6 +50,8 @@ fn an_option_that_needs_more_descriptors_than_there_are_gives_a_warning() {
     assert_eq!(start(&["-maxpending=150", "-noidentlookup"]).stderr(), "");
     assert_eq!(start(&["-maxprocs=150"]).count_stderr("warning: -maxprocs=150 can take"), 1);
     assert_eq!(start(&[]).stderr(), "");
+    // Nobody is pending, so the handlers alone take descriptors, their own.
+    assert_eq!(start(&["-maxprocs=150", "-nodnslookup", "-noidentlookup"]).stderr(), "");
 }
 
 /// A list that cannot be asked is one that nobody is on, so clients never get the descriptors that

@@ -40,6 +40,11 @@ impl TooMany {
 
     fn under(limit: u64, config: &Config) -> Option<Self> {
         let limits = &config.limits;
+        let lookups = config.lookups.names != NameSource::Off || config.lookups.ident || !config.lists.is_empty();
+        // Who owes no lookup and no header is served as soon as there is a slot.
+        if limits.max_pending == 0 && !lookups && config.proxy.is_none() {
+            return None;
+        }
         // The daemon closes its descriptor of a connection when the handler has it, so that only those
         // before their verdict count.
         let (option, value) = match limits.max_pending {
@@ -114,6 +119,8 @@ mod tests {
     fn more_connections_than_descriptors_are_noticed() {
         let mut config = crate::policy::testing::config();
         config.limits.max_procs = 700;
+        assert_eq!(TooMany::under(16, &config), None, "nobody is pending");
+        config.lookups.names = NameSource::Dns;
         for (ident, pending, limit, option) in [
             (false, 0, 854, None),
             (false, 0, 853, Some(("maxprocs", 854))),
