@@ -105,7 +105,7 @@ fn inherited_environment() -> Base {
 fn serve(config: Config, mut inherited: Inherited) -> Result<i32, StartError> {
     let outside = Outside::take_over(&config, &mut inherited)?;
     // While a relative path leads to where it led for the caller.
-    let origin = find_origin(&config)?;
+    let origin = find_origin(&config);
     let beginning = Beginning { from: From::Start(Box::new(outside)), origin };
     let readiness = if config.pid_file.is_some() {
         match daemon::detach(inherited)? {
@@ -151,12 +151,10 @@ fn run_to_the_end(reactor: &mut Reactor, pid_file: Option<PidFile>) {
     remove(pid_file);
 }
 
-/// None: nobody can ask for an upgrade.
-fn find_origin(config: &Config) -> Result<Option<Origin>, StartError> {
-    match config.control {
-        Some(_) => upgrade::origin(env::args_os().collect()).map(Some),
-        None => Ok(None),
-    }
+/// None: nobody can ask for an upgrade, or there is no /proc to tell what to execute. That is no reason not to serve.
+fn find_origin(config: &Config) -> Option<Origin> {
+    config.control.as_ref()?;
+    upgrade::origin(env::args_os().collect()).ok()
 }
 
 /// A trial before an upgrade: whether this program could take over from the one that started it. All
@@ -197,7 +195,7 @@ fn resume(config: &Config, inherited: &mut Inherited, number: RawFd) -> Result<R
     };
     let readiness = daemon::foreground()?;
     let mut pid_file = None;
-    let origin = find_origin(config)?;
+    let origin = find_origin(config);
     let beginning = Beginning { from: From::Handover(Box::new(taken)), origin };
     let reactor = prepare(config.clone(), beginning, signals, lock.as_ref(), &mut pid_file, &readiness)?;
     Ok((reactor, pid_file, lock))

@@ -344,6 +344,27 @@ fn the_holder_of_the_lock_is_signalled_whatever_file_says() {
 }
 
 #[test]
+fn it_starts_where_there_is_no_proc() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: takes root to take /proc away");
+        return;
+    }
+    let scratch = Scratch::new();
+    let pid_file = scratch.join("t.pid");
+    let builder = with_pid_file(&pid_file).handler(["/bin/echo", "here"]);
+    let address = builder.target();
+    let daemon =
+        start(builder.prelude("exec unshare -m -- sh -c 'umount -l /proc && exec \"$@\"' sh \"$@\""), &pid_file);
+    assert_eq!(Client::connect(address).finish().text(), "here\n");
+    // The one thing that needs it.
+    let finished = verb(&pid_file, "-upgrade");
+    assert_eq!(finished.code(), 1, "{finished:?}");
+    assert!(finished.stderr.contains("its own program is not known"), "{finished:?}");
+    assert!(daemon.is_alive());
+    stop(&pid_file);
+}
+
+#[test]
 fn a_holder_that_has_no_number_here_is_told_and_not_signalled() {
     if !nix::unistd::geteuid().is_root() {
         eprintln!("skipped: takes root to make a pid namespace");

@@ -294,8 +294,11 @@ fn execute(origin: &Origin, state: &State<RawFd>, is_watched: bool) -> std::io::
 }
 
 /// Finds the program that runs now, as it was named at the start: an upgrade may put another there.
-pub fn origin(argv: Vec<OsString>) -> Result<Origin, StartError> {
-    let program = locate(argv.first()).map_err(|error| StartError::system("cannot find its own program", error))?;
+///
+/// # Errors
+/// There is no /proc that knows it.
+pub fn origin(argv: Vec<OsString>) -> std::io::Result<Origin> {
+    let program = locate(argv.first())?;
     Ok(Origin { program, argv, lock: None, pid_file: None })
 }
 
