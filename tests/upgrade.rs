@@ -261,18 +261,33 @@ fn a_program_that_does_not_come_up_changes_nothing() {
 /// The arguments have become wrong for the new program, by what they name.
 #[test]
 fn a_file_that_cannot_be_opened_any_more_is_found_in_the_trial() {
+    // What may be missing at a start may not take rules out of force.
+    for missing in ["refuse", "allow"] {
+        let daemon = Upgraded::start(|scratch| {
+            let access = scratch.join("access.dat");
+            access::make(&access, &[("127.0.0.3", "deny")]);
+            let options = [format!("-access={}", access.display()), format!("-accessmissing={missing}")];
+            Builder::default().options(options).option(log_option(scratch))
+        });
+        fs::write(daemon.scratch.join("access.dat"), "no database").unwrap();
+        let running = daemon.running();
+        let finished = daemon.verb("-upgrade");
+        assert_eq!(finished.code(), 1);
+        assert!(finished.stderr.contains("access.dat"), "{finished:?}");
+        assert_eq!(daemon.running(), running);
+        assert!(daemon.log().contains("going on as before"), "{}", daemon.log());
+        assert_eq!(daemon.connect_from("127.0.0.3").finish().text(), "", "{missing}");
+    }
+}
+
+#[test]
+fn where_no_rules_are_in_force_a_missing_file_hinders_no_upgrade() {
     let daemon = Upgraded::start(|scratch| {
-        let access = scratch.join("access.dat");
-        access::make(&access, &[("*", "allow")]);
-        Builder::default().options([format!("-access={}", access.display()), log_option(scratch)])
+        let access = format!("-access={}", scratch.join("access.dat").display());
+        Builder::default().options([&access, "-accessmissing=allow"]).steps(&["report"])
     });
-    fs::write(daemon.scratch.join("access.dat"), "no database").unwrap();
-    let running = daemon.running();
-    let finished = daemon.verb("-upgrade");
-    assert_eq!(finished.code(), 1);
-    assert!(finished.stderr.contains("access.dat"), "{finished:?}");
-    assert_eq!(daemon.running(), running);
-    assert!(daemon.daemon.is_alive());
+    daemon.upgrade();
+    assert_eq!(daemon.connect().report().parent(), daemon.daemon.pid());
 }
 
 #[test]

@@ -24,6 +24,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, execve};
 
+use crate::accessdb::AccessDb;
 use crate::children::{End, Handler, Places};
 use crate::config;
 use crate::error::{StartError, errno_text};
@@ -169,12 +170,22 @@ impl Reactor {
         if self.drain.is_some() {
             return self.upgrade_failed("it is draining");
         }
+        if let Some(error) = self.rules_at_stake() {
+            return self.upgrade_failed(&error.to_string());
+        }
         let Some(origin) = &self.origin else { return };
         log::notice(format_args!("upgrade: {} takes over", Escaped(origin.program.as_os_str().as_encoded_bytes())));
         let state = self.state(self.control_descriptor(asker), now);
         let error = execute(origin, &state, self.manager.as_ref().is_some_and(|manager| manager.is_watched()));
         let program = Escaped(origin.program.as_os_str().as_encoded_bytes()).to_string();
         self.upgrade_failed(&format!("{program}: {}", errno_text(&error)));
+    }
+
+    /// Why the access file cannot be opened, if rules are in force that the next program would do without:
+    /// by -accessmissing=allow it takes a file that it cannot open for one that has never been there.
+    fn rules_at_stake(&self) -> Option<StartError> {
+        let access = self.access.as_ref().filter(|_| self.config.access.allow_missing)?;
+        AccessDb::open(access.path()).err()
     }
 
     /// Everything that goes on, as it is now.
