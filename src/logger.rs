@@ -67,12 +67,13 @@ impl Logger {
         Ok(Logger { program: logger.program.clone(), reader, writer, state: State::New, pause: FIRST_PAUSE })
     }
 
-    /// The pipe that the program before this one had, and its logger if one runs.
+    /// The pipe that the program before this one had, and its logger if one runs. If none does, it is
+    /// started as after any other end: what keeps it from running must not end the daemon.
     pub fn take_on(logger: &LoggerProgram, handed: handover::Logger<OwnedFd>, now: Instant) -> Self {
         let handover::Logger { reader, writer, process } = handed;
         let state = match process {
             Some((pid, age)) => State::Running { pid: Pid::from_raw(pid), since: now.checked_sub(age).unwrap_or(now) },
-            None => State::New,
+            None => State::Resting { until: now },
         };
         Logger { program: logger.program.clone(), reader, writer, state, pause: FIRST_PAUSE }
     }

@@ -29,7 +29,7 @@ use crate::daemon::{self, Inherited, Readiness, Side, verbs};
 use crate::error::{StartError, errno_text};
 use crate::handover::{self, Role, State};
 use crate::listener::Listeners;
-use crate::log;
+use crate::log::{self, Descriptor};
 use crate::manager::{self, Manager};
 use crate::policy::env::{Base, Delta};
 use crate::policy::session::Ends;
@@ -87,7 +87,7 @@ fn print(text: &str) -> Result<i32, StartError> {
 /// Does for `explain` what the daemon would do, with the rights and files that it would have; 0 if it would serve.
 fn explain(config: &Config, explain: &Explain) -> Result<i32, StartError> {
     let identity = privs::resolve(config.user.as_deref(), config.group.as_deref())?;
-    let nss = start_helpers(config, &identity)?;
+    let nss = start_helpers(config, &identity, false)?;
     identity.assume()?;
     let base = inherited_environment();
     Spawner::handler(&config.handler)?.check()?;
@@ -172,13 +172,16 @@ fn rehearse(config: &Config, inherited: &mut Inherited, number: RawFd) -> Result
 /// Goes on where the program before this one in the same process has left off (`-upgrade`).
 fn take_on(config: Config, inherited: &mut Inherited, number: RawFd) -> Result<i32, StartError> {
     match resume(&config, inherited, number) {
-        Ok((mut reactor, pid_file, _lock)) => {
+        // In this order, so that the lock goes last.
+        Ok((_lock, pid_file, mut reactor)) => {
             run_to_the_end(&mut reactor, pid_file);
             Ok(0)
         }
         Err(error) => {
-            // Standard error may lead nowhere.
-            log::open(&config, None);
+            // Standard error may lead nowhere. A logger is written to already.
+            if config.logger.is_none() && Stderr::open(&config).is_err() {
+                log::open(&config, None);
+            }
             log::alert(format_args!("upgrade: cannot go on: {error}"));
             Ok(1)
         }
@@ -188,21 +191,29 @@ fn take_on(config: Config, inherited: &mut Inherited, number: RawFd) -> Result<i
 fn resume(config: &Config, inherited: &mut Inherited, number: RawFd) -> Result<Resumed, StartError> {
     let state = load_state(inherited, number, Role::Take)?;
     let mut taken = state.try_map(|number| inherited.take(number)).map_err(handover_failed)?;
+    let logger = taken.logger.as_ref().and_then(|logger| Descriptor::beside(logger.writer.as_fd()).ok());
+    log::open(config, logger);
     let signals = Signals::new()?;
     let lock = match (&config.pid_file, taken.lock.take()) {
         (Some(path), Some(file)) => Some(Lock::take_on(path, file)?),
         _ => None,
     };
     let readiness = daemon::foreground()?;
-    let mut pid_file = None;
+    let written = config.pid_file.as_deref().zip(taken.pid_file.take());
+    let mut pid_file = written.map(|(path, file)| PidFile::take_on(path, file));
     let origin = find_origin(config);
     let beginning = Beginning { from: From::Handover(Box::new(taken)), origin };
-    let reactor = prepare(config.clone(), beginning, signals, lock.as_ref(), &mut pid_file, &readiness)?;
-    Ok((reactor, pid_file, lock))
+    match prepare(config.clone(), beginning, signals, lock.as_ref(), &mut pid_file, &readiness) {
+        Ok(reactor) => Ok((lock, pid_file, reactor)),
+        Err(error) => {
+            remove(pid_file);
+            Err(error)
+        }
+    }
 }
 
 /// What lives as long as the daemon does.
-type Resumed = (Reactor, Option<PidFile>, Option<Lock>);
+type Resumed = (Option<Lock>, Option<PidFile>, Reactor);
 
 fn load_state(inherited: &mut Inherited, number: RawFd, role: Role) -> Result<State<RawFd>, StartError> {
     inherited.take(number).map_err(Into::into).and_then(|file| State::load(file, role)).map_err(handover_failed)
@@ -295,7 +306,8 @@ fn prepare(
     readiness: &Readiness,
 ) -> Result<Reactor, StartError> {
     let identity = privs::resolve(config.user.as_deref(), config.group.as_deref())?;
-    let nss = start_helpers(&config, &identity)?;
+    // Those of the program before take up processes until they have noticed that it is gone.
+    let nss = start_helpers(&config, &identity, matches!(beginning.from, From::Handover(_)))?;
     let (listeners, manager, control, mut handed);
     match beginning.from {
         From::Start(outside) => {
@@ -307,8 +319,6 @@ fn prepare(
         }
         From::Handover(mut state) => {
             listeners = Listeners::take_on(std::mem::take(&mut state.listeners))?;
-            let written = config.pid_file.as_deref().zip(state.pid_file.take());
-            *pid_file = written.map(|(path, file)| PidFile::take_on(path, file));
             let socket = config.control.as_ref().zip(state.control.take());
             control = socket.map(|(at, (socket, device, inode))| Server::take_on(socket, &at.path, (device, inode)));
             (manager, handed) = (find_manager(), Some(state));
@@ -375,10 +385,10 @@ fn open_control_socket(
 }
 
 /// The helpers of `-resolver=nss`: forked while the process is small and holds no socket.
-fn start_helpers(config: &Config, identity: &Identity) -> Result<Option<NssResolver>, StartError> {
+fn start_helpers(config: &Config, identity: &Identity, patient: bool) -> Result<Option<NssResolver>, StartError> {
     let NameSource::Nss(helpers) = config.lookups.names else { return Ok(None) };
     let lookups = &config.lookups;
-    NssResolver::new(helpers, identity.ids(), lookups.timeout, lookups.cache_entries, Instant::now())
+    NssResolver::new(helpers, patient, identity.ids(), lookups.timeout, lookups.cache_entries, Instant::now())
         .map(Some)
         .map_err(|error| StartError::system("cannot start the resolver helpers", error))
 }

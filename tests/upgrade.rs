@@ -6,6 +6,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -123,7 +124,8 @@ fn handlers_go_on_and_keep_their_places() {
         assert!(client.finish().text().ends_with("bye\n"), "the session went on");
     }
     fourth.report();
-    daemon.assert_status("slots in use 2 of 3");
+    // Its slot was that of one of the two that have ended.
+    wait_for("the other's is free as well", || daemon.verb("-status").stdout.contains("slots in use 2 of 3"));
     drop((third, fourth));
     assert_eq!(daemon.verb("-restart").code(), 0);
     assert_eq!(daemon.verb("-stop").code(), 0);
@@ -288,6 +290,99 @@ fn where_no_rules_are_in_force_a_missing_file_hinders_no_upgrade() {
     });
     daemon.upgrade();
     assert_eq!(daemon.connect().report().parent(), daemon.daemon.pid());
+}
+
+/// Puts a program in the place that does `before` when it is to take over, and not in the trial.
+fn replace_by_wrapper(daemon: &Upgraded, before: &str) {
+    let program = env!("CARGO_BIN_EXE_couriertcpd");
+    let script =
+        format!("#!/bin/sh\ncase $COURIERTCPD_HANDOVER in take:*) {before};; esac\nexec -a \"$0\" {program} \"$@\"\n")
+            .replace("/bin/sh", "/bin/bash");
+    daemon.replace(daemon.scratch.file("content", script));
+}
+
+/// What the trial has found may change before it matters.
+#[test]
+fn why_it_could_not_go_on_in_the_end_is_told_where_its_lines_go() {
+    for logger in [false, true] {
+        let daemon = Upgraded::start(|scratch| {
+            let access = scratch.join("access.dat");
+            access::make(&access, &[("*", "allow")]);
+            let out = scratch.join("log");
+            let script = format!("#!/bin/sh\nexec cat >>{}\n", out.display());
+            let lines = match logger {
+                true => format!("-stderrlogger={}", scratch.script("logger", &script).display()),
+                false => log_option(scratch),
+            };
+            Builder::default().options([format!("-access={}", access.display()), lines]).steps(&["report", "line"])
+        });
+        let mut client = daemon.connect();
+        client.report();
+        replace_by_wrapper(&daemon, &format!("rm {}", daemon.scratch.join("access.dat").display()));
+        assert_eq!(daemon.verb("-upgrade").code(), 1);
+        wait_for("the reason is told", || daemon.log().contains("ALERT: upgrade: cannot go on: "));
+        assert!(daemon.log().contains("access.dat: cannot open: No such file"), "{}", daemon.log());
+        wait_for("it ends", || !daemon.daemon.is_alive());
+        assert!(!daemon.pid_file.exists());
+        client.send(b"bye\n");
+        assert!(client.finish().text().ends_with("bye\n"), "the handler lives on");
+    }
+}
+
+#[test]
+fn a_logger_that_cannot_run_ends_no_daemon() {
+    let daemon = Upgraded::start(|scratch| {
+        let logger = scratch.script("logger", "#!/bin/sh\nexec cat >/dev/null\n");
+        let options = [format!("-stderrlogger={}", logger.display())];
+        Builder::default().options(options).steps(&["report", "line"])
+    });
+    let mut client = daemon.connect();
+    let handler = client.report().pid();
+    // Executable, and no program.
+    fs::rename(daemon.scratch.script("new logger", "none\n"), daemon.scratch.join("logger")).unwrap();
+    let logger = procfs::children(daemon.daemon.pid()).into_iter().find(|pid| *pid != handler).unwrap();
+    kill(Pid::from_raw(logger), Signal::SIGKILL).unwrap();
+    wait_for("its end is known", || procfs::children(daemon.daemon.pid()) == [handler]);
+    daemon.upgrade();
+    client.send(b"bye\n");
+    assert!(client.finish().text().ends_with("bye\n"));
+    assert!(daemon.connect().report().var("TCPREMOTEIP").is_some());
+    // As soon as it can be run it is.
+    let out = daemon.scratch.join("out");
+    let script = format!("#!/bin/sh\necho runs >{}\nexec cat >/dev/null\n", out.display());
+    fs::rename(daemon.scratch.script("new logger", &script), daemon.scratch.join("logger")).unwrap();
+    wait_for("it is started", || out.exists());
+}
+
+#[test]
+fn helpers_that_there_are_no_processes_for_come_later() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: takes root to change the user");
+        return;
+    }
+    let daemon = Upgraded::start(|scratch| {
+        let handler = handler::copy_to(scratch.path());
+        let command = [handler.as_os_str(), handler::MARK.as_ref(), "report".as_ref(), "line".as_ref()];
+        let options = ["-user=33334", "-group=33334", "-resolver=nss:2", "-noidentlookup"];
+        Builder::default().bare().options(options).handler(command)
+    });
+    let mut client = daemon.connect();
+    client.report();
+    let helpers = || {
+        let named = |pid: &i32| procfs::status(*pid, "Name").as_deref() == Some("couriertcpd-nss");
+        procfs::children(daemon.daemon.pid()).into_iter().filter(|pid| named(pid)).count()
+    };
+    assert_eq!(helpers(), 2);
+    replace_by_wrapper(&daemon, "prlimit --pid $$ --nproc=0:");
+    assert_eq!(daemon.verb("-upgrade").code(), 0);
+    assert_eq!(helpers(), 0);
+    // Not even root may do it for others everywhere.
+    let mut prlimit = Command::new("prlimit");
+    prlimit.args(["--pid", &daemon.daemon.pid().to_string(), "--nproc=1000:"]).uid(33334).gid(33334);
+    assert!(prlimit.status().expect("run prlimit").success());
+    wait_for("they are there again", || helpers() == 2);
+    client.send(b"bye\n");
+    assert!(client.finish().text().ends_with("bye\n"));
 }
 
 #[test]

@@ -134,28 +134,36 @@ pub struct Resolved {
 
 impl NssResolver {
     /// Forks `helpers` helpers. They have the rights of `identity`, which must be what the daemon
-    /// itself becomes by `-user`, or none; `keep` answers are kept (`-dnscache`).
+    /// itself becomes by `-user`, or none; `keep` answers are kept (`-dnscache`). `patient`: a helper
+    /// that cannot be had now is started later, and is no error.
     pub fn new(
         helpers: usize,
+        patient: bool,
         identity: Option<(Uid, Gid)>,
         timeout: Duration,
         keep: usize,
         now: Instant,
     ) -> io::Result<Self> {
-        Self::with_lookup(nss_helper::ask_switch, helpers, identity, timeout, keep, now)
+        Self::with_lookup(nss_helper::ask_switch, helpers, patient, identity, timeout, keep, now)
     }
 
     fn with_lookup(
         lookup: Lookup,
         helpers: usize,
+        patient: bool,
         identity: Option<(Uid, Gid)>,
         timeout: Duration,
         keep: usize,
         now: Instant,
     ) -> io::Result<Self> {
         let slots = (0..helpers).map(|_| {
-            let helper = nss_helper::start(identity, lookup)?;
-            Ok(Slot { state: State::Idle(helper), started: now, failures: 0 })
+            let state = match nss_helper::start(identity, lookup) {
+                Ok(helper) => State::Idle(helper),
+                // The first turn tries again, and says so if that fails as well.
+                Err(_) if patient => State::Down { until: now },
+                Err(error) => return Err(error),
+            };
+            Ok(Slot { state, started: now, failures: 0 })
         });
         Ok(NssResolver {
             slots: slots.collect::<io::Result<_>>()?,

@@ -49,7 +49,7 @@ struct Reactor {
 
 impl Reactor {
     fn new(helpers: usize, lookup: Lookup) -> Self {
-        let mut nss = NssResolver::with_lookup(lookup, helpers, None, TIMEOUT, 10, Instant::now()).unwrap();
+        let mut nss = NssResolver::with_lookup(lookup, helpers, false, None, TIMEOUT, 10, Instant::now()).unwrap();
         let poll = Poll::new().unwrap();
         nss.attach(poll.registry().try_clone().unwrap(), Token).unwrap();
         Reactor { nss, poll, skip: Duration::ZERO }
