@@ -159,6 +159,29 @@ fn at_the_time_limit_a_connection_goes_on_without_a_list_that_cannot_be_asked() 
     assert_eq!(dns.asked().len(), 0);
 }
 
+/// All their lookups end at the same moment. Only the one who is next when there is no process is closed.
+#[test]
+fn without_processes_those_whose_lookups_are_over_wait() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let silent = std::net::UdpSocket::bind((fresh_ip(), 0)).unwrap();
+    let user = 60_000 + (std::process::id() + 1) % 5_000;
+    let daemon = Builder::default()
+        .bare()
+        .options(["-noidentlookup", "-lookuptimeout=1", "-maxprocs=30", "-maxperip=30", "-loglevel=info"])
+        .options([format!("-user={user}"), format!("-group={user}")])
+        .option(format!("-nameserver={}", silent.local_addr().unwrap()))
+        .prelude("ulimit -p 5")
+        .handler(["/bin/echo", "hello"])
+        .start();
+    let clients: Vec<Client> = (0..30).map(|_| daemon.connect()).collect();
+    let served = clients.into_iter().map(Client::finish).filter(|end| end.text() == "hello\n").count();
+    assert!(served >= 15, "{served} of 30 are served: {}", daemon.stderr());
+    daemon.wait_for_stderr("cannot run /bin/echo");
+    assert_eq!(served + daemon.count_stderr("decision=failed"), 30, "{}", daemon.stderr());
+}
+
 #[test]
 fn without_processes_a_client_is_closed_and_the_next_one_served() {
     if !nix::unistd::geteuid().is_root() {

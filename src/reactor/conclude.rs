@@ -91,8 +91,9 @@ impl Reactor {
             Err(errno) => {
                 self.counters.count(Event::NotStarted, now);
                 log::handler_not_started(&self.config.handler.program, &errno.into());
-                // A full process table or no memory: those who are not accepted yet may fare better.
+                // A full process table or no memory: the others would fare no better now, and may in a moment.
                 if matches!(errno, Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE) {
+                    self.starts_rest = true;
                     self.rest(now, errno);
                 }
             }

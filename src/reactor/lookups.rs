@@ -42,7 +42,7 @@ impl Reactor {
 
     /// Serves a connection that owes no lookup, if nobody waits before it and there is a slot. Gives others back.
     fn serve_at_once(&mut self, mut pending: Pending, wanted: &Wanted, now: Instant) -> Option<Pending> {
-        if !wanted.is_empty() || !self.ready.is_empty() {
+        if !wanted.is_empty() || !self.ready.is_empty() || self.starts_rest {
             return Some(pending);
         }
         let Stage::Lookups(lookups) = &pending.stage else { return Some(pending) };
@@ -211,10 +211,11 @@ impl Reactor {
     }
 
     /// Starts at most `most` handlers for those whose verdict is to serve, in order of arrival, while there are slots.
-    /// Those that cannot be started do not count: their places are free at once.
+    /// Those that cannot be started do not count: their places are free at once. Where it is a process that
+    /// is wanting, the others wait.
     pub(super) fn fill_slots(&mut self, most: usize, now: Instant) {
         let mut started = 0;
-        while started < most {
+        while started < most && !self.starts_rest {
             let Some(&(arrival, key)) = self.ready.first() else { return };
             if self.pending.get(key).is_some_and(|pending| pending.slot.is_none()) {
                 let Some(slot) = self.take_slot() else { return };
@@ -231,7 +232,8 @@ impl Reactor {
 
     /// True if somebody can be served at once who was left for the next turn.
     pub(super) fn may_start(&self) -> bool {
-        let first = self.ready.first().and_then(|&(_, key)| self.pending.get(key));
+        let first = self.ready.first().filter(|_| !self.starts_rest);
+        let first = first.and_then(|&(_, key)| self.pending.get(key));
         first.is_some_and(|pending| pending.slot.is_some() || self.occupancy.has_free_slot())
     }
 

@@ -146,6 +146,8 @@ pub struct Reactor {
     backlogged: VecDeque<u32>,
     /// Accepting rests until `Due::Accept`, because something has run out.
     shortage: bool,
+    /// No handler is started until then, for want of a process: those who wait to be served go on waiting.
+    starts_rest: bool,
     reserve: Reserve,
     occupancy: Occupancy,
     access: Option<AccessDb>,
@@ -208,6 +210,7 @@ impl Reactor {
             listeners,
             backlogged: VecDeque::new(),
             shortage: false,
+            starts_rest: false,
             reserve: Reserve::new(),
             access,
             lookup,
@@ -427,8 +430,7 @@ impl Reactor {
                 Due::Ident(key) => self.end_ident(key, None, now),
                 Due::Header(key) => self.header_late(key, now),
                 Due::Linger(key) => self.end_lingering(key),
-                Due::Accept if self.reserve.is_whole() && memory::replenish() => self.shortage = false,
-                Due::Accept => self.timers.set(now + SHORTAGE_PAUSE, Due::Accept),
+                Due::Accept => self.end_rest(now),
                 // The turn itself sees to it.
                 Due::Drain => {}
                 Due::Upgrade => self.trial_late(now),
@@ -458,6 +460,16 @@ impl Reactor {
         log::accept_failed(&error.into(), SHORTAGE_PAUSE);
         if !self.shortage {
             self.shortage = true;
+            self.timers.set(now + SHORTAGE_PAUSE, Due::Accept);
+        }
+    }
+
+    fn end_rest(&mut self, now: Instant) {
+        // In any case: who waits to be served may be the one who holds what has run out.
+        self.starts_rest = false;
+        if self.reserve.is_whole() && memory::replenish() {
+            self.shortage = false;
+        } else {
             self.timers.set(now + SHORTAGE_PAUSE, Due::Accept);
         }
     }
