@@ -47,6 +47,9 @@ pub(super) const TRIAL_PATIENCE: Duration = Duration::from_secs(20);
 /// As much as is kept of what a trial says; the end is what counts.
 const SAID_MOST: usize = 4096;
 
+/// Reads in one step. A program that talks faster than we read must not keep the loop.
+const READS: usize = 16;
+
 /// How this daemon was started, to be started so again, and what its start holds on to.
 #[derive(Debug)]
 pub struct Origin {
@@ -115,7 +118,7 @@ impl Reactor {
     pub(super) fn hear_trial(&mut self) {
         let Some(trial) = &mut self.trial else { return };
         let mut buffer = [0; 1024];
-        loop {
+        for _ in 0..READS {
             match trial.output.read(&mut buffer) {
                 Ok(0) => return,
                 Ok(length) => {
@@ -127,6 +130,11 @@ impl Reactor {
                 Err(_) => return,
             }
         }
+        // Registering again raises the edge again: others get their turn in between. It fails only for
+        // what is not registered.
+        let fd = trial.output.as_raw_fd();
+        let token = Source::Upgrade.token();
+        let _ = self.poll.registry().reregister(&mut SourceFd(&fd), token, Interest::READABLE);
     }
 
     pub(super) fn trial_late(&mut self, now: Instant) {
