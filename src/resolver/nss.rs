@@ -37,6 +37,9 @@ const KEEP_FAILURE: u32 = 10;
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(64);
 
+/// A helper that hangs ends by itself so much later than the daemon would have ended it.
+const GRACE: Duration = Duration::from_secs(5);
+
 /// Once every helper has ended this often in a row without an answer, it makes no sense to let
 /// connections wait for them.
 const HOPELESS: u32 = 3;
@@ -157,7 +160,7 @@ impl NssResolver {
         now: Instant,
     ) -> io::Result<Self> {
         let slots = (0..helpers).map(|_| {
-            let state = match nss_helper::start(identity, lookup) {
+            let state = match nss_helper::start(identity, lookup, timeout + GRACE) {
                 Ok(helper) => State::Idle(helper),
                 // The first turn tries again, and says so if that fails as well.
                 Err(_) if patient => State::Down { until: now },
@@ -374,7 +377,7 @@ impl NssResolver {
     }
 
     fn start(&mut self, index: usize, now: Instant) {
-        let started = nss_helper::start(self.identity, self.lookup);
+        let started = nss_helper::start(self.identity, self.lookup, self.timeout + GRACE);
         let slot = &mut self.slots[index];
         slot.started = now;
         match started {

@@ -14,6 +14,7 @@ use std::mem;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -22,7 +23,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, SockaddrLike, SockaddrStorage, recv, send, socketpair,
 };
-use nix::unistd::{self, ForkResult, Gid, Pid, Uid};
+use nix::unistd::{self, ForkResult, Gid, Pid, Uid, alarm};
 
 use super::name::{MAX_NAME, is_host_name};
 use crate::addr;
@@ -148,8 +149,10 @@ impl Reply {
 }
 
 /// Forks a helper. `identity` is what the daemon becomes by `-user`: a daemon that has given up
-/// root may only end processes of that same user, neither by a signal nor by its own end.
-pub fn start(identity: Option<(Uid, Gid)>, lookup: Lookup) -> io::Result<Helper> {
+/// root may only end processes of that same user, neither by a signal nor by its own end. One whose lookup
+/// takes `limit`, at least a second, ends by itself: the daemon that would end it may have been upgraded
+/// meanwhile, and know nothing of it.
+pub fn start(identity: Option<(Uid, Gid)>, lookup: Lookup, limit: Duration) -> io::Result<Helper> {
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
     fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK))?;
     let daemon = unistd::getpid();
@@ -158,7 +161,7 @@ pub fn start(identity: Option<(Uid, Gid)>, lookup: Lookup) -> io::Result<Helper>
         ForkResult::Parent { child } => Ok(Helper { pid: child, socket: ours }),
         ForkResult::Child => {
             let confined = confine(&theirs, daemon, identity);
-            end(if confined.is_ok() { serve(lookup) } else { 1 })
+            end(if confined.is_ok() { serve(lookup, limit) } else { 1 })
         }
     }
 }
@@ -228,14 +231,18 @@ fn drop_capabilities() -> Result<(), Errno> {
 }
 
 /// Answers questions until the daemon closes its end; gives the exit status.
-fn serve(lookup: Lookup) -> libc::c_int {
+fn serve(lookup: Lookup, limit: Duration) -> libc::c_int {
+    let limit = u32::try_from(limit.as_secs()).unwrap_or(u32::MAX);
     let mut packet = [0; Request::SIZE];
     loop {
         match recv(SOCKET, &mut packet, MsgFlags::empty()) {
             Ok(0) => return 0,
             Ok(length) => {
                 let Some(request) = Request::decode(&packet[..length]) else { return 1 };
-                let reply = Reply { number: request.number, name: lookup(request.ip) };
+                alarm::set(limit);
+                let name = lookup(request.ip);
+                alarm::cancel();
+                let reply = Reply { number: request.number, name };
                 if send(SOCKET, &reply.encode(), MsgFlags::MSG_NOSIGNAL).is_err() {
                     return 1;
                 }
@@ -329,7 +336,7 @@ mod tests {
     use std::os::fd::AsFd;
     use std::path::PathBuf;
     use std::thread;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     use nix::sys::signal::kill;
@@ -347,6 +354,8 @@ mod tests {
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
     }
+
+    const MINUTE: Duration = Duration::from_secs(60);
 
     fn no_name(_: IpAddr) -> HostName {
         HostName::Absent
@@ -400,7 +409,7 @@ mod tests {
     /// Asks the switch of the machine: the loopback address is in everybody's hosts file.
     #[test]
     fn the_switch_is_asked_both_ways() {
-        let helper = start(None, ask_switch).unwrap();
+        let helper = start(None, ask_switch, MINUTE).unwrap();
         helper.ask(Request { number: 5, ip: ip("127.0.0.1") }).unwrap();
         let reply = next(&helper).unwrap().unwrap();
         assert_eq!(reply.number, 5);
@@ -416,7 +425,7 @@ mod tests {
 
     #[test]
     fn a_helper_has_one_socket_and_no_rights() {
-        let helper = start(None, no_name).unwrap();
+        let helper = start(None, no_name, MINUTE).unwrap();
         helper.ask(Request { number: 1, ip: ip("192.0.2.1") }).unwrap();
         assert_eq!(next(&helper), Ok(Some(Reply { number: 1, name: HostName::Absent })));
 
@@ -475,13 +484,34 @@ mod tests {
         if !Uid::effective().is_root() {
             return;
         }
-        let helper = start(Some((Uid::from_raw(2), Gid::from_raw(3))), no_name).unwrap();
+        let helper = start(Some((Uid::from_raw(2), Gid::from_raw(3))), no_name, MINUTE).unwrap();
         helper.ask(Request { number: 1, ip: ip("192.0.2.1") }).unwrap();
         assert!(next(&helper).unwrap().is_some());
         let status = fs::read_to_string(format!("/proc/{}/status", helper.pid)).unwrap();
         assert!(status.contains("Uid:\t2\t2\t2\t2\n") && status.contains("Gid:\t3\t3\t3\t3\n"), "{status}");
         drop(helper.socket);
         waitpid(helper.pid, None).unwrap();
+    }
+
+    #[test]
+    fn a_lookup_without_end_ends_the_helper() {
+        fn hang(ip: IpAddr) -> HostName {
+            if ip.is_ipv4() {
+                HostName::Absent
+            } else {
+                loop {
+                    unistd::pause();
+                }
+            }
+        }
+        let helper = start(None, hang, Duration::from_secs(1)).unwrap();
+        let ask = |address| {
+            helper.ask(Request { number: 1, ip: ip(address) }).unwrap();
+            next(&helper)
+        };
+        assert!(ask("192.0.2.1").unwrap().is_some());
+        assert_eq!(ask("::1"), Err(Errno::EPIPE));
+        assert_eq!(waitpid(helper.pid, None), Ok(WaitStatus::Signaled(helper.pid, Signal::SIGALRM, false)));
     }
 
     /// The daemon here is a process of its own, killed while its helper hangs in a lookup.
@@ -498,7 +528,7 @@ mod tests {
         match unsafe { unistd::fork() }.unwrap() {
             ForkResult::Child => {
                 let request = Request { number: 1, ip: ip("192.0.2.1") };
-                if let Some(helper) = start(None, hang).ok().filter(|helper| helper.ask(request).is_ok()) {
+                if let Some(helper) = start(None, hang, MINUTE).ok().filter(|helper| helper.ask(request).is_ok()) {
                     let _ = unistd::write(&told, &helper.pid.as_raw().to_ne_bytes());
                     loop {
                         unistd::pause();
