@@ -203,14 +203,14 @@ impl Reactor {
             .pending
             .iter()
             .map(|(_, pending)| {
-                let env = match &pending.stage {
-                    Stage::Lookups(lookups) => lookups.session.variables(),
-                    Stage::WaitsForSlot { env, .. } => env,
+                // Its lookups begin anew, and have the time that they had left. To wait for a slot is none of it.
+                let (env, age) = match &pending.stage {
+                    Stage::Lookups(lookups) => (lookups.session.variables(), age(pending.since)),
+                    Stage::WaitsForSlot { env, decided } => (env, decided.saturating_duration_since(pending.since)),
                 };
                 let proxied = pending.proxied.then(|| crate::proxy::variables(env));
                 let Ends { peer, local } = pending.ends;
-                let connection =
-                    Connection { stream: pending.stream.as_raw_fd(), peer, local, age: age(pending.since), proxied };
+                let connection = Connection { stream: pending.stream.as_raw_fd(), peer, local, age, proxied };
                 (pending.arrival, connection)
             })
             .collect();
