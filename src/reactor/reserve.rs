@@ -13,8 +13,8 @@ use nix::sys::resource::{Resource, getrlimit};
 
 use crate::config::{Config, NameSource};
 
-/// Enough for the sockets of the DNS client at its busiest: one for each 250 queries, those for
-/// truncated answers, and those for servers that send nonsense.
+/// Enough for the sockets of the DNS client at its busiest: one for each 250 queries of a channel, those
+/// for truncated answers, and those for servers that send nonsense.
 const MOST: RawFd = 128;
 
 /// What the daemon has open beside listeners, helpers and connections, and a few more.

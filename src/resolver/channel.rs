@@ -19,9 +19,6 @@ use super::reply::{self, Failure, Outcome, is_shortage};
 use super::sockets::Sockets;
 use super::table::Place;
 
-/// First time-out of a query while nothing is known of the server's speed; then c-ares adapts it,
-/// down to a quarter of a second. Short enough that a dead first server costs little.
-const FIRST_TIMEOUT: Duration = Duration::from_secs(2);
 /// No single try takes longer than this.
 const MAX_TIMEOUT: Duration = Duration::from_secs(5);
 /// Tries with each server. With fewer, and a server known as fast, a lookup that takes its seconds
@@ -75,6 +72,7 @@ impl Channel {
         resolv_conf: &str,
         sockets: &Arc<Sockets>,
         basket: Basket,
+        first_timeout: Duration,
     ) -> io::Result<Channel> {
         let mut options = Options::new();
         let sockets = sockets.clone();
@@ -83,7 +81,7 @@ impl Channel {
             .set_flags(Flags::NOSEARCH | Flags::NOALIASES)
             // These are ours to decide: neither RES_OPTIONS nor the `options` of resolv.conf change
             // them. `rotate` and `use-vc` there say how the servers want to be used, and count.
-            .set_timeout(FIRST_TIMEOUT)
+            .set_timeout(first_timeout)
             .set_max_timeout(MAX_TIMEOUT)
             .set_tries(TRIES)
             .set_udp_max_queries(Some(QUERIES_PER_SOCKET))
@@ -147,7 +145,12 @@ impl Channel {
 
     /// True once every query has ended.
     pub fn is_idle(&self) -> bool {
-        self.ares.queue_active_queries() == 0
+        self.under_way() == 0
+    }
+
+    /// Queries that have not ended.
+    pub fn under_way(&self) -> usize {
+        self.ares.queue_active_queries()
     }
 
     /// The servers asked, for messages.

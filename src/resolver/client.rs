@@ -15,7 +15,6 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::MetadataExt;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,30 +29,34 @@ use crate::sys;
 use crate::table::Key;
 
 use super::cache::Cache;
-use super::channel::{Basket, Channel, Reply};
+use super::channel::{Basket, Reply};
+use super::channels::Channels;
 use super::name;
 use super::packed::Packed;
 use super::reply::{FAILURE_TTL, Failure, Outcome};
 use super::sockets::Sockets;
 use super::table::Place;
-use super::waiting::{Added, Expected, Waiters, Waiting, is_before, next_number};
+use super::waiting::{Added, Allowed, Expected, Waiters, Waiting, is_before, next_number};
 
 /// Queries in flight that somebody waits for. One takes some 1,100 bytes, nearly all of them in
 /// c-ares, so this many take 2.2 MB; a question in the queue takes 64. With answers 50 ms late it
 /// still allows 40,000 a second, more than one processor can ask.
 pub(super) const MAX_WANTED: usize = 2000;
-/// Queries in flight, those included that nobody waits for any more. They cannot be cancelled, and
-/// while a server is silent they take long to end: they must not keep others from being asked, nor
+/// Queries in flight, those included that nobody waits for any more. They cannot be given up one by one, and
+/// while a server is silent they take a while to end: they must not keep others from being asked, nor
 /// pile up. c-ares itself hangs at 65,536.
 const MAX_IN_FLIGHT: usize = 2 * MAX_WANTED;
 /// Of both, what is kept for DNS access lists. Whoever has a zone of names that nobody answers for can
-/// hold a query for as long as c-ares tries; a list that is asked too late refuses nobody.
+/// hold a query for a while; a list that is asked too late refuses nobody.
 pub(super) const FOR_LISTS: usize = 500;
+/// And what is kept for names that were not asked for yet, beside those that have been silent once.
+const FOR_NEWCOMERS: usize = 500;
+/// How long a name is asked for again and again that others have waited for the place of. As long as c-ares tries a
+/// server that it knows as fast.
+const SILENT_FOR: Duration = Duration::from_secs(12);
 /// Queries started in one turn, so that a burst neither holds up the loop for long nor has more
 /// replies come in than the sockets' buffers hold before they are read.
 const MAX_STARTED: usize = 256;
-/// Channels for queries that go alone. A socket each, so few; beyond it, the question fails.
-const MAX_ALONE: usize = 64;
 /// Answers larger than this, in bytes, are not kept: strangers' zones can make them large, and so
 /// `-dnscache` bounds memory, not just a number. A hundred addresses or sixty names are less.
 const MAX_KEPT: usize = 4096;
@@ -61,10 +64,6 @@ const MAX_KEPT: usize = 4096;
 const PEAK: usize = 256;
 /// After a peak, memory is given back no more often than this: it costs up to milliseconds.
 const SETTLE_EVERY: Duration = Duration::from_secs(3);
-/// How often it is looked, while there is something to ask, whether resolv.conf has changed.
-const CHECK_EVERY: Duration = Duration::from_secs(1);
-/// How long to wait before another try if no channel could be made.
-const REOPEN_AFTER: Duration = Duration::from_secs(1);
 /// How long lists are left alone after a query for one could not be made: long enough to cost nothing,
 /// short enough that whoever waits notices little once there are descriptors again.
 const REST: Duration = Duration::from_millis(100);
@@ -136,21 +135,15 @@ pub struct Standing {
 }
 
 pub struct Resolver {
-    settings: Settings,
+    zones: Rc<[String]>,
     sockets: Arc<Sockets>,
     basket: Basket,
-    /// None only while no channel can be made.
-    channel: Option<Channel>,
-    /// When to try again to make one.
-    reopen_at: Instant,
+    channels: Channels,
     /// Set while no query for a list is started, because the last one could not be made.
     lists_rest: Option<Instant>,
     /// Why, until it is said.
     shortage: Option<Failure>,
-    /// Channels that take no new queries and whose last ones have not ended: replaced ones, and those
-    /// made for one query.
-    old: Vec<Channel>,
-    /// While there are old channels after a reload: the first query that went to the new servers.
+    /// While there are earlier channels after a reload: the first query that went to the new servers.
     fresh: Option<u32>,
     waiting: Waiting,
     cache: Cache<Answer>,
@@ -165,8 +158,6 @@ pub struct Resolver {
     in_flight: usize,
     /// Queries that may still be started in this turn.
     allowance: usize,
-    stamp: Option<Stamp>,
-    check_at: Instant,
     /// Most questions at a time since memory was last given back.
     peak: usize,
     settled: Instant,
@@ -184,35 +175,33 @@ impl Resolver {
         token_for: fn(Key) -> Token,
         now: Instant,
     ) -> Result<Resolver, StartError> {
-        let registry =
-            registry.try_clone().map_err(|error| StartError::system("cannot set up the DNS client", error))?;
-        let mut resolver = Resolver {
-            cache: Cache::new(settings.cache_entries),
-            settings,
-            sockets: Arc::new(Sockets::new(registry, token_for)),
-            basket: Basket::default(),
-            channel: None,
-            reopen_at: now,
+        let failed = |error| StartError::system("cannot set up the DNS client", error);
+        let Settings { nameservers, resolv_conf, cache_entries, zones } = settings;
+        let sockets = Arc::new(Sockets::new(registry.try_clone().map_err(failed)?, token_for));
+        let basket = Basket::default();
+        let channels =
+            Channels::open(nameservers, resolv_conf, sockets.clone(), basket.clone(), now).map_err(failed)?;
+        Ok(Resolver {
+            zones,
+            sockets,
+            basket,
+            channels,
             lists_rest: None,
             shortage: None,
-            old: Vec::new(),
             fresh: None,
             waiting: Waiting::default(),
+            cache: Cache::new(cache_entries),
             finished: VecDeque::new(),
             ready: Vec::new(),
             start: now,
             next: 0,
             in_flight: 0,
             allowance: MAX_STARTED,
-            stamp: None,
-            check_at: now,
             peak: 0,
             settled: now,
             trim: false,
             counts: Counts::default(),
-        };
-        resolver.open(now).map_err(|error| StartError::system("cannot set up the DNS client", error))?;
-        Ok(resolver)
+        })
     }
 
     /// The answer, if it is known. If not, `waiter` is told when it comes, once for each time it asks.
@@ -225,7 +214,7 @@ impl Resolver {
         let added = self.waiting.add(question, waiter, self.millisecond(now), self.fresh);
         self.counts.shared += u64::from(added != Added::Queued);
         if let Added::Overdue(place, number) = added {
-            self.press(place, number);
+            self.press(place, number, now);
         }
         self.peak = self.peak.max(self.waiting.len());
         None
@@ -251,32 +240,23 @@ impl Resolver {
     /// One turn of the loop: reads what has come, deals with time-outs, starts queries.
     pub fn turn(&mut self, now: Instant) {
         let (sockets, events): (Vec<_>, Vec<_>) = std::mem::take(&mut self.ready).into_iter().unzip();
-        for channel in self.channel.iter_mut().chain(&mut self.old) {
-            if !events.is_empty() || !channel.is_idle() {
-                channel.process(&events);
-            }
-        }
+        self.channels.process(&events);
         for socket in sockets {
             self.sockets.rearm(socket);
         }
         self.collect(now);
-        self.old.retain(|channel| !channel.is_idle());
-        if self.old.is_empty() {
+        if !self.channels.has_earlier() {
             self.fresh = None;
         }
-        if self.waiting.queued() > 0 && now >= self.check_at {
-            self.check_at = now + CHECK_EVERY;
-            if self.settings.nameservers.is_empty()
-                && Stamp::of(&self.settings.resolv_conf).is_some_and(|s| Some(s) != self.stamp)
-            {
-                // Without a new channel the old one goes on; the next change is another chance.
-                let _ = self.reload(now);
-            }
+        if self.waiting.queued() > 0 && self.channels.is_outdated(now) {
+            // Without new channels the old ones go on; the next change is another chance.
+            let _ = self.reload(now);
+        }
+        if self.lacks_room().is_some_and(|later| self.channels.make_room(later, now)) {
+            self.collect(now);
         }
         self.settle(now);
-        if self.lists_rest.is_some_and(|until| now >= until) {
-            self.lists_rest = None;
-        }
+        self.lists_rest = self.lists_rest.filter(|until| now < *until);
         self.allowance = MAX_STARTED;
         self.start_queued(now);
         self.collect(now);
@@ -305,7 +285,9 @@ impl Resolver {
         let settle = self.is_past_peak().then(|| (self.settled + SETTLE_EVERY).saturating_duration_since(now));
         let lists_wait = self.lists_rest.filter(|_| self.waiting.lists_queued() > 0);
         let rest = lists_wait.map(|until| until.saturating_duration_since(now));
-        self.channel.iter().chain(&self.old).filter_map(Channel::timeout).chain(settle).chain(rest).min()
+        let room = self.lacks_room().and_then(|later| self.channels.room_at(later));
+        let room = room.map(|at| at.saturating_duration_since(now));
+        self.channels.timeout().into_iter().chain(settle).chain(rest).chain(room).min()
     }
 
     /// Reads resolv.conf anew and empties the cache. Queries under way are left to end by the servers
@@ -313,8 +295,9 @@ impl Resolver {
     /// servers stay as they were.
     pub fn reload(&mut self, now: Instant) -> io::Result<()> {
         self.cache.clear();
-        self.open(now)?;
-        if !self.old.is_empty() {
+        self.channels.forget_speed();
+        self.channels.reopen(now)?;
+        if self.channels.has_earlier() {
             self.fresh = Some(self.next);
         }
         Ok(())
@@ -327,7 +310,7 @@ impl Resolver {
 
     /// The name servers asked, for messages.
     pub fn servers(&self) -> Vec<String> {
-        self.channel.as_ref().map(Channel::servers).unwrap_or_default()
+        self.channels.servers()
     }
 
     pub fn counts(&self) -> Counts {
@@ -360,59 +343,50 @@ impl Resolver {
         u32::try_from(now.saturating_duration_since(self.start).as_secs()).unwrap_or(u32::MAX)
     }
 
-    /// Makes a new channel; the one before is kept while it has queries.
-    fn open(&mut self, now: Instant) -> io::Result<()> {
-        self.reopen_at = now + REOPEN_AFTER;
-        // Looked at before it is read: a change in between is then seen as one.
-        let stamp = Stamp::of(&self.settings.resolv_conf);
-        let channel = self.make_channel()?;
-        self.stamp = stamp;
-        let old = self.channel.replace(channel);
-        self.old.extend(old.filter(|channel| !channel.is_idle()));
-        Ok(())
-    }
-
-    fn make_channel(&self) -> io::Result<Channel> {
-        let Settings { nameservers, resolv_conf, .. } = &self.settings;
-        Channel::open(nameservers, resolv_conf, &self.sockets, self.basket.clone())
+    /// Which queues may be sent from.
+    fn allowed(&self) -> Allowed {
+        let within = |kept: usize| self.waiting.wanted() + kept < MAX_WANTED && self.in_flight + kept < MAX_IN_FLIGHT;
+        Allowed {
+            lists: self.lists_rest.is_none() && within(0),
+            names: within(FOR_LISTS),
+            late: within(FOR_LISTS + FOR_NEWCOMERS),
+        }
     }
 
     fn may_start(&self) -> bool {
-        let lists = if self.lists_rest.is_none() { self.waiting.lists_queued() } else { 0 };
-        let names = if self.may_start_names() { self.waiting.names_queued() } else { 0 };
-        lists + names > 0 && self.waiting.wanted() < MAX_WANTED && self.in_flight < MAX_IN_FLIGHT
+        self.waiting.has_next(self.allowed())
     }
 
-    fn may_start_names(&self) -> bool {
-        self.waiting.wanted() < MAX_WANTED - FOR_LISTS && self.in_flight < MAX_IN_FLIGHT - FOR_LISTS
+    /// Whether names wait until others end: false, such as were not asked for yet; true, only such as were.
+    fn lacks_room(&self) -> Option<bool> {
+        let allowed = self.allowed();
+        if self.waiting.names_queued() > 0 && !allowed.names || self.has_orphans() {
+            return Some(false);
+        }
+        (self.waiting.late_queued() > 0 && !allowed.late).then_some(true)
+    }
+
+    /// True if a crowd has gone and left its queries for names behind.
+    fn has_orphans(&self) -> bool {
+        self.in_flight >= PEAK && self.channels.names_under_way() >= self.waiting.wanted() + PEAK
     }
 
     /// Starts queries as far as the limits allow. True if any was started.
     fn start_queued(&mut self, now: Instant) -> bool {
         let before = self.next;
-        while self.allowance > 0 && self.may_start() {
-            if self.channel.is_none() && now >= self.reopen_at {
-                // If it fails again, the question fails, and the next try is a moment later.
-                let _ = self.open(now);
-            }
+        while self.allowance > 0 {
             let number = self.next;
-            let (lists, names) = (self.lists_rest.is_none(), self.may_start_names());
-            let Some((place, question)) = self.waiting.send_next(number, lists, names) else { break };
-            let is_listing = is_listing(question);
+            let Some((place, question)) = self.waiting.send_next(number, self.allowed()) else { break };
+            let (is_listing, kind) = (is_listing(question), record_type(question));
             self.next = next_number(number);
             self.allowance -= 1;
             self.in_flight += 1;
-            let failure = match (name::of(question, &self.settings.zones), &mut self.channel) {
-                (Some(name), Some(channel)) => {
+            match name::of(question, &self.zones) {
+                Some(name) => {
                     self.counts.sent += 1;
-                    channel.send(&name, record_type(question), place, number);
-                    None
+                    self.channels.current(is_listing, number, now).send(&name, kind, place, number);
                 }
-                (None, _) => Some(Failure::BadName),
-                (_, None) => Some(Failure::NoChannel),
-            };
-            if let Some(failure) = failure {
-                self.basket.put(Reply { place, number, outcome: Outcome::Failed(failure) });
+                None => self.basket.put(Reply { place, number, outcome: Outcome::Failed(Failure::BadName) }),
             }
             if is_listing && self.basket.ends_with_ours() {
                 // The others would fare no better.
@@ -423,15 +397,17 @@ impl Resolver {
     }
 
     /// Asks once more what was asked a while ago: the name server may be back.
-    fn press(&mut self, place: Place, number: u32) {
-        let Some(channel) = self.channel.as_mut().filter(|_| self.in_flight < MAX_WANTED) else { return };
+    fn press(&mut self, place: Place, number: u32, now: Instant) {
+        if self.in_flight >= MAX_WANTED {
+            return;
+        }
         let Some(question) = self.waiting.press(place) else { return };
+        let (is_listing, kind) = (is_listing(question), record_type(question));
         // It was sent before, so it has a name.
-        let Some(name) = name::of(question, &self.settings.zones) else { return };
-        let kind = record_type(question);
+        let Some(name) = name::of(question, &self.zones) else { return };
         self.in_flight += 1;
         self.counts.sent += 1;
-        channel.send(&name, kind, place, number);
+        self.channels.current(is_listing, number, now).send(&name, kind, place, number);
     }
 
     /// Takes what has ended out of the basket: into the cache, and to those who wait.
@@ -439,6 +415,7 @@ impl Resolver {
         let second = self.second(now);
         for Reply { place, number, mut outcome } in self.basket.take() {
             self.in_flight -= 1;
+            self.channels.ended(number, matches!(outcome, Outcome::Found(..) | Outcome::Absent(_)), now);
             // What is no longer expected has been asked again meanwhile.
             let Some(Expected { wanted, alone }) = self.waiting.expects(place, number) else { continue };
             if matches!(outcome, Outcome::Failed(_)) && self.waiting.has_another(place) {
@@ -448,6 +425,18 @@ impl Resolver {
             if stale && wanted && matches!(outcome, Outcome::Failed(_)) {
                 self.waiting.requeue(place);
                 continue;
+            }
+            if outcome == Outcome::Failed(Failure::GivenUp) {
+                if !wanted {
+                    // That is no answer, and says nothing to whoever comes next.
+                    self.waiting.finish(place);
+                    continue;
+                }
+                if self.since(self.waiting.since(place), now) < SILENT_FOR {
+                    self.waiting.postpone(place);
+                    continue;
+                }
+                outcome = Outcome::Failed(Failure::TimedOut);
             }
             if outcome == Outcome::Failed(Failure::Malformed) && wanted && !alone {
                 if self.send_alone(place) {
@@ -487,39 +476,38 @@ impl Resolver {
     /// counts that as a try of every query on it: whoever gets such replies sent for his own names
     /// would make other lookups fail, those of the lists that have him included. True if it was sent.
     fn send_alone(&mut self, place: Place) -> bool {
-        if self.old.len() >= MAX_ALONE {
-            return false;
-        }
-        let Ok(mut channel) = self.make_channel() else { return false };
         let number = self.next;
+        let Some(channel) = self.channels.alone() else { return false };
         let Some(question) = self.waiting.send_alone(place, number) else { return false };
-        let Some(name) = name::of(question, &self.settings.zones) else { return false };
-        let kind = record_type(question);
+        let Some(name) = name::of(question, &self.zones) else { return false };
         self.next = next_number(number);
         self.in_flight += 1;
         self.counts.sent += 1;
-        channel.send(&name, kind, place, number);
-        self.old.push(channel);
+        channel.send(&name, record_type(question), place, number);
         true
     }
 
     fn is_past_peak(&self) -> bool {
-        self.peak >= PEAK && self.waiting.len().max(self.in_flight) * 8 <= self.peak
+        self.peak >= PEAK && (self.waiting.wanted() + self.waiting.queued()) * 8 <= self.peak
     }
 
     /// Gives back what a peak took, once it is over. c-ares keeps its memory as long as the channel
-    /// lives, so that is replaced.
+    /// lives, so those are replaced. Queries that nobody waits for any more need not end.
     fn settle(&mut self, now: Instant) {
         if self.is_past_peak() && now >= self.settled + SETTLE_EVERY {
             self.settled = now;
+            // If it fails, there is no memory for new ones; the old ones are as good.
+            let _ = self.channels.reopen(now);
+            if self.waiting.wanted() == 0 {
+                self.channels.give_up_earlier();
+                self.collect(now);
+            }
             self.peak = self.waiting.len();
-            // If it fails, there is no memory for a new one; the old one is as good.
-            let _ = self.open(now);
             self.waiting.shrink();
             self.finished.shrink_to_fit();
             self.trim = true;
         }
-        if self.trim && self.old.is_empty() {
+        if self.trim && !self.channels.has_earlier() {
             self.trim = false;
             self.give_memory_back();
         }
@@ -555,29 +543,5 @@ fn size(answer: &Answer) -> usize {
         Records::Names(names) => names.iter().map(|name| SHARED + name.len()).sum(),
         Records::Addresses(addresses) => size_of_val(addresses.as_slice()),
         Records::Text(text) => text.len(),
-    }
-}
-
-/// By what a changed file is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size: u64,
-    seconds: i64,
-    nanoseconds: i64,
-}
-
-impl Stamp {
-    /// None if there is no such file; a file that is being replaced is no reason to act.
-    fn of(path: &str) -> Option<Stamp> {
-        let file = std::fs::metadata(path).ok()?;
-        Some(Stamp {
-            device: file.dev(),
-            inode: file.ino(),
-            size: file.size(),
-            seconds: file.mtime(),
-            nanoseconds: file.mtime_nsec(),
-        })
     }
 }

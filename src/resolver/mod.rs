@@ -6,6 +6,7 @@
 
 mod cache;
 mod channel;
+mod channels;
 mod client;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
@@ -15,6 +16,7 @@ mod nss_helper;
 mod packed;
 mod reply;
 mod sockets;
+mod speed;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -77,8 +77,10 @@ pub enum Failure {
     Nonsense,
     /// The name cannot be asked for.
     BadName,
-    /// There is no working channel.
+    /// No channel could be made for it.
     NoChannel,
+    /// Silent for long enough that others took its place.
+    GivenUp,
     NoMemory,
     /// This host has no descriptor, port or buffer for a socket.
     Shortage(Errno),
@@ -122,6 +124,7 @@ impl fmt::Display for Failure {
             Failure::Nonsense => "the name server's reply makes no sense",
             Failure::BadName => "not a name that can be asked for",
             Failure::NoChannel => "the DNS client could not be set up",
+            Failure::GivenUp => "no reply from a name server while many others waited",
             Failure::NoMemory => "no memory for a query",
             Failure::Local => "a query could not be made",
         })
@@ -140,6 +143,8 @@ impl From<c_ares::Error> for Failure {
             Error::EBADRESP => Failure::Malformed,
             Error::EBADNAME | Error::EBADQUERY | Error::EBADSTR => Failure::BadName,
             Error::ENOMEM => Failure::NoMemory,
+            // Its channel is gone.
+            Error::EDESTRUCTION => Failure::GivenUp,
             _ => Failure::Local,
         }
     }

@@ -2,9 +2,10 @@
 //!
 //! An entry is small, as there may be sixty thousand of them: the question without its name, the
 //! first of those who wait, and a few numbers; 64 bytes in all. There is a queue for
-//! lists, which goes first, and one for names. Each is in order of arrival, for questions, not for
-//! connections. That is fair, because a connection asks for a bounded number at a time: its lists and
-//! its PTR record, later a few of the names found, and goes to the end of the queue with each. Pure: no I/O, no clock.
+//! lists, which goes first, one for names, and one for names that were asked for once and gave way to others.
+//! Each is in order of arrival, for questions, not for connections. That is fair, because a connection asks for a
+//! bounded number at a time: its lists and its PTR record, later a few of the names found, and goes to the end of
+//! the queue with each. Pure: no I/O, no clock.
 
 #![forbid(unsafe_code)]
 
@@ -87,6 +88,8 @@ pub fn is_before(a: u32, b: u32) -> bool {
 enum Stage {
     /// In the queue.
     Queued,
+    /// In the queue of those that were sent and given up for others.
+    Late,
     /// Sent; the query that was last started for it. An answer to an earlier one does not count.
     Sent(u32),
     /// The same, on a socket that no other query shares.
@@ -107,7 +110,8 @@ impl Entry {
         match self.stage & 3 {
             0 => Stage::Queued,
             1 => Stage::Sent(number),
-            _ => Stage::Alone(number),
+            2 => Stage::Alone(number),
+            _ => Stage::Late,
         }
     }
 
@@ -117,6 +121,7 @@ impl Entry {
             Stage::Queued => 0,
             Stage::Sent(number) => number << 6 | 1,
             Stage::Alone(number) => number << 6 | 2,
+            Stage::Late => 3,
         };
     }
 
@@ -130,7 +135,7 @@ impl Entry {
     }
 
     fn is_sent(&self) -> bool {
-        self.stage() != Stage::Queued
+        matches!(self.stage(), Stage::Sent(_) | Stage::Alone(_))
     }
 }
 
@@ -143,12 +148,23 @@ pub struct Expected {
     pub alone: bool,
 }
 
+/// What may be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allowed {
+    pub lists: bool,
+    pub names: bool,
+    /// Names that have given way to others.
+    pub late: bool,
+}
+
 #[derive(Default)]
 pub struct Waiting {
     table: Table<Entry>,
     /// Not yet sent, in order of arrival: for lists, and for names.
     lists: List,
     names: List,
+    /// Names that were sent, and gave way.
+    late: List,
     /// Entries that were sent and are still waited for.
     wanted: usize,
 }
@@ -171,7 +187,7 @@ impl Waiting {
     }
 
     pub fn queued(&self) -> usize {
-        self.lists.len() + self.names.len()
+        self.lists.len() + self.names.len() + self.late.len()
     }
 
     /// Of the queued ones those for DNS access lists.
@@ -179,9 +195,14 @@ impl Waiting {
         self.lists.len()
     }
 
-    /// Of the queued ones those for names.
+    /// Of the queued ones those for names that were not sent yet.
     pub fn names_queued(&self) -> usize {
         self.names.len()
+    }
+
+    /// And those for names that have given way to others.
+    pub fn late_queued(&self) -> usize {
+        self.late.len()
     }
 
     /// Questions sent that somebody waits for.
@@ -195,7 +216,7 @@ impl Waiting {
         let Some(place) = self.table.find(question) else {
             let entry = Entry { waiters: Waiters::One(waiter), since: now, stage: 0 };
             let place = self.table.insert(question.clone(), entry);
-            self.enqueue(place);
+            self.enqueue_as(place, Stage::Queued);
             return Added::Queued;
         };
         let Some(entry) = self.table.get_mut(place) else { return Added::Queued };
@@ -205,6 +226,12 @@ impl Waiting {
             entry.since = now;
         }
         entry.waiters.add(waiter);
+        if entry.stage() == Stage::Late {
+            // Whoever comes new is not worse off for others having waited.
+            self.dequeue(place);
+            self.enqueue_as(place, Stage::Queued);
+            return Added::Shared;
+        }
         let (Stage::Sent(number) | Stage::Alone(number)) = entry.stage() else { return Added::Shared };
         if fresh.is_some_and(|fresh| is_before(number, fresh)) {
             self.requeue(place);
@@ -250,15 +277,25 @@ impl Waiting {
         }
     }
 
-    /// Takes the question that is next, to be sent as query `number`: the oldest for a list, with `lists`,
-    /// else, with `names`, the oldest for a name.
-    pub fn send_next(&mut self, number: u32, lists: bool, names: bool) -> Option<(Place, &Question)> {
-        let first = self.lists.first().filter(|_| lists);
-        let place = first.or_else(|| self.names.first().filter(|_| names))?;
+    /// True if there is something that [`Waiting::send_next`] would take.
+    pub fn has_next(&self, allowed: Allowed) -> bool {
+        self.next(allowed).is_some()
+    }
+
+    /// Takes the question that is next, to be sent as query `number`: of what is allowed one for a list before one for
+    /// a name, and one that has given way last.
+    pub fn send_next(&mut self, number: u32, allowed: Allowed) -> Option<(Place, &Question)> {
+        let place = self.next(allowed)?;
         self.dequeue(place);
         self.table.get_mut(place)?.set_stage(Stage::Sent(number));
         self.wanted += 1;
         Some((place, self.table.question(place)))
+    }
+
+    fn next(&self, allowed: Allowed) -> Option<Place> {
+        let Allowed { lists, names, late } = allowed;
+        let queues = [(lists, &self.lists), (names, &self.names), (late, &self.late)];
+        queues.into_iter().filter(|(allowed, _)| *allowed).find_map(|(_, queue)| queue.first())
     }
 
     /// A question that was sent is sent once more, by itself, as query `number`.
@@ -281,20 +318,33 @@ impl Waiting {
 
     /// Puts a question that was sent and is waited for at the end of the queue again.
     pub fn requeue(&mut self, place: Place) {
-        let Some(entry) = self.table.get_mut(place).filter(|entry| entry.is_sent()) else { return };
-        entry.set_stage(Stage::Queued);
-        self.wanted -= 1;
-        self.enqueue(place);
+        self.take_back(place, Stage::Queued);
+    }
+
+    /// The same, behind all that were not sent yet.
+    pub fn postpone(&mut self, place: Place) {
+        self.take_back(place, Stage::Late);
+    }
+
+    fn take_back(&mut self, place: Place, stage: Stage) {
+        if self.table.get(place).is_some_and(Entry::is_sent) {
+            self.wanted -= 1;
+            self.enqueue_as(place, stage);
+        }
     }
 
     fn queue_of(&mut self, place: Place) -> &mut List {
+        let is_late = self.table.get(place).is_some_and(|entry| entry.stage() == Stage::Late);
         match self.table.question(place) {
+            _ if is_late => &mut self.late,
             Question::Listing { .. } => &mut self.lists,
             Question::Names(_) | Question::Addresses(..) => &mut self.names,
         }
     }
 
-    fn enqueue(&mut self, place: Place) {
+    fn enqueue_as(&mut self, place: Place, stage: Stage) {
+        let Some(entry) = self.table.get_mut(place) else { return };
+        entry.set_stage(stage);
         let mut queue = std::mem::take(self.queue_of(place));
         self.table.push(&mut queue, place);
         *self.queue_of(place) = queue;
@@ -304,6 +354,11 @@ impl Waiting {
         let mut queue = std::mem::take(self.queue_of(place));
         self.table.unlink(&mut queue, place);
         *self.queue_of(place) = queue;
+    }
+
+    /// Since when the question at `place` is asked for.
+    pub fn since(&self, place: Place) -> u32 {
+        self.table.get(place).map_or(0, |entry| entry.since)
     }
 
     pub fn question(&self, place: Place) -> &Question {
@@ -317,10 +372,10 @@ impl Waiting {
         Some((question, entry.waiters, entry.since))
     }
 
-    /// Whether `question` is sent, and since when it is asked for; none if nobody waits for it.
+    /// Whether `question` has been sent, and since when it is asked for; none if nobody waits for it.
     pub fn state(&self, question: &Question) -> Option<(bool, u32)> {
         let entry = self.table.get(self.table.find(question)?)?;
-        (!entry.waiters.is_empty()).then_some((entry.is_sent(), entry.since))
+        (!entry.waiters.is_empty()).then_some((entry.stage() != Stage::Queued, entry.since))
     }
 
     pub fn shrink(&mut self) {
@@ -342,6 +397,9 @@ mod tests {
         Key { index, generation: 0 }
     }
 
+    const NOTHING: Allowed = Allowed { lists: false, names: false, late: false };
+    const ALL: Allowed = Allowed { lists: true, names: true, late: true };
+
     #[test]
     fn an_entry_has_64_bytes() {
         // Question, Entry and the three links of the table.
@@ -357,7 +415,7 @@ mod tests {
         assert_eq!(waiting.add(&question(2), key(9), 5, None), Added::Shared);
         let mut order = Vec::new();
         let mut places = Vec::new();
-        while let Some((place, question)) = waiting.send_next(places.len() as u32, true, true) {
+        while let Some((place, question)) = waiting.send_next(places.len() as u32, ALL) {
             order.push(question.clone());
             places.push(place);
         }
@@ -385,7 +443,7 @@ mod tests {
         waiting.add(&question(200), key(2), 0, None);
         let mut sent = 0;
         loop {
-            let (place, asked) = waiting.send_next(sent, true, true).unwrap();
+            let (place, asked) = waiting.send_next(sent, ALL).unwrap();
             let done = *asked == question(200);
             sent += 1;
             waiting.finish(place);
@@ -407,11 +465,14 @@ mod tests {
         waiting.add(&list(2), key(1), 0, None);
         assert_eq!((waiting.queued(), waiting.lists_queued()), (3, 2));
         assert_eq!(waiting.names_queued(), 1);
-        assert_eq!(waiting.send_next(1, true, false).map(|(_, asked)| asked.clone()), Some(list(1)));
-        assert_eq!(waiting.send_next(1, false, false), None);
-        assert_eq!(waiting.send_next(2, true, true).map(|(_, asked)| asked.clone()), Some(list(2)));
-        assert_eq!(waiting.send_next(3, true, false), None);
-        assert_eq!(waiting.send_next(3, true, true).map(|(_, asked)| asked.clone()), Some(question(1)));
+        assert_eq!(
+            waiting.send_next(1, Allowed { names: false, late: false, ..ALL }).map(|(_, asked)| asked.clone()),
+            Some(list(1))
+        );
+        assert_eq!(waiting.send_next(1, NOTHING), None);
+        assert_eq!(waiting.send_next(2, ALL).map(|(_, asked)| asked.clone()), Some(list(2)));
+        assert_eq!(waiting.send_next(3, Allowed { names: false, late: false, ..ALL }), None);
+        assert_eq!(waiting.send_next(3, ALL).map(|(_, asked)| asked.clone()), Some(question(1)));
     }
 
     #[test]
@@ -425,7 +486,7 @@ mod tests {
         assert_eq!(waiting.queued(), 2);
         waiting.remove(&question(1), key(2));
         assert_eq!((waiting.queued(), waiting.state(&question(1))), (1, None));
-        let (place, asked) = waiting.send_next(0, true, true).unwrap();
+        let (place, asked) = waiting.send_next(0, ALL).unwrap();
         assert_eq!(*asked, question(2));
         waiting.remove(&question(2), key(1));
         assert_eq!(
@@ -436,6 +497,34 @@ mod tests {
         assert_eq!((waiting.wanted(), waiting.state(&question(2))), (1, Some((true, 300))));
         assert_eq!(waiting.finish(place).unwrap().1, Waiters::One(key(3)));
         assert_eq!((waiting.wanted(), waiting.len()), (0, 0));
+    }
+
+    #[test]
+    fn what_gave_way_goes_last_and_a_newcomer_brings_it_forward() {
+        let mut waiting = Waiting::default();
+        let mut places = Vec::new();
+        for n in 1..=3 {
+            waiting.add(&question(n), key(n.into()), 0, None);
+            places.push(waiting.send_next(n.into(), ALL).unwrap().0);
+        }
+        places.iter().for_each(|&place| waiting.postpone(place));
+        assert_eq!((waiting.wanted(), waiting.queued(), waiting.names_queued()), (0, 3, 0));
+        assert_eq!(waiting.state(&question(1)), Some((true, 0)), "it has been asked");
+        assert_eq!(waiting.expects(places[0], 1), None);
+        assert!(!waiting.has_next(Allowed { late: false, ..ALL }));
+        for n in [4, 5] {
+            waiting.add(&question(n), key(n.into()), 0, None);
+        }
+        assert_eq!(waiting.add(&question(2), key(9), 900, None), Added::Shared);
+        assert_eq!(waiting.names_queued(), 3);
+        let order: Vec<_> =
+            (10..15).map(|n| waiting.send_next(n, ALL).map(|(_, asked)| asked.clone()).unwrap()).collect();
+        assert_eq!(order, [4, 5, 2, 1, 3].map(question));
+        assert!(!waiting.has_next(ALL));
+        // Gone with its last waiter, like any that is queued.
+        waiting.postpone(places[0]);
+        waiting.remove(&question(1), key(1));
+        assert_eq!((waiting.queued(), waiting.state(&question(1))), (0, None));
     }
 
     const LAST: u32 = (1 << NUMBER_BITS) - 1;
@@ -452,11 +541,11 @@ mod tests {
     fn what_the_old_servers_were_asked_is_asked_again() {
         let mut waiting = Waiting::default();
         waiting.add(&question(1), key(1), 0, None);
-        let (place, _) = waiting.send_next(LAST, true, true).unwrap();
+        let (place, _) = waiting.send_next(LAST, ALL).unwrap();
         waiting.add(&question(1), key(2), 0, Some(0));
         assert_eq!((waiting.queued(), waiting.wanted()), (1, 0));
         assert_eq!(waiting.expects(place, LAST), None, "the old answer no longer counts");
-        let (again, _) = waiting.send_next(0, true, true).unwrap();
+        let (again, _) = waiting.send_next(0, ALL).unwrap();
         assert_eq!((again, waiting.wanted()), (place, 1));
         waiting.add(&question(1), key(3), 0, Some(0));
         assert_eq!(waiting.queued(), 0);
@@ -470,7 +559,7 @@ mod tests {
     fn a_question_without_an_answer_for_a_second_is_pressed_and_fails_with_its_last_query() {
         let mut waiting = Waiting::default();
         waiting.add(&question(1), key(1), 0, None);
-        let place = waiting.send_next(7, true, true).unwrap().0;
+        let place = waiting.send_next(7, ALL).unwrap().0;
         assert_eq!(waiting.add(&question(1), key(2), 500, None), Added::Shared);
         assert_eq!(waiting.add(&question(1), key(3), 600, None), Added::Overdue(place, 7));
         assert_eq!(waiting.press(place), Some(&question(1)));
@@ -485,7 +574,7 @@ mod tests {
         assert_eq!(waiting.add(&question(1), key(5), 60_000, None), Added::Shared);
         // Whoever comes after all others have left does not wait for the old query either.
         waiting.add(&question(2), key(1), 0, None);
-        let place = waiting.send_next(8, true, true).unwrap().0;
+        let place = waiting.send_next(8, ALL).unwrap().0;
         waiting.remove(&question(2), key(1));
         assert_eq!(waiting.add(&question(2), key(2), 700, None), Added::Overdue(place, 8));
     }

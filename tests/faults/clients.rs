@@ -41,8 +41,6 @@ struct Flood {
     to: u16,
     /// The address of the `n`th.
     from: fn(u32) -> IpAddr,
-    /// The most that may do so with nobody else waiting.
-    most: u32,
 }
 
 fn one(_: u32) -> IpAddr {
@@ -62,38 +60,21 @@ fn everywhere(n: u32) -> IpAddr {
 }
 
 const FLOODS: &[Flood] = &[
-    Flood {
-        name: "hold on, from one address",
-        options: &["-maxperip=4"],
-        manner: Manner::Hold,
-        to: 25,
-        from: one,
-        most: u32::MAX,
-    },
-    Flood {
-        name: "hold on, from one /24",
-        options: &["-maxperc=10"],
-        manner: Manner::Hold,
-        to: 25,
-        from: one_24,
-        most: u32::MAX,
-    },
+    Flood { name: "hold on, from one address", options: &["-maxperip=4"], manner: Manner::Hold, to: 25, from: one },
+    Flood { name: "hold on, from one /24", options: &["-maxperc=10"], manner: Manner::Hold, to: 25, from: one_24 },
     Flood {
         name: "hold on, from one /64",
         options: &["-prefix6=64/48", "-maxperip=4"],
         manner: Manner::Hold,
         to: 25,
         from: one_64,
-        most: u32::MAX,
     },
     Flood {
         name: "hold on in their lookups, from everywhere",
-        options: &["-maxpending=9000"],
+        options: &["-maxpending=9000", "-lookuptimeout=15"],
         manner: Manner::Hold,
         to: 25,
         from: everywhere,
-        // Names that no name server tells are asked for 1,500 at a time; the names of others queue behind them.
-        most: 1400,
     },
     Flood {
         name: "reset, from everywhere",
@@ -101,23 +82,14 @@ const FLOODS: &[Flood] = &[
         manner: Manner::Reset,
         to: 25,
         from: everywhere,
-        most: u32::MAX,
     },
-    Flood {
-        name: "reset, from one address",
-        options: &["-maxperip=4"],
-        manner: Manner::Reset,
-        to: 25,
-        from: one,
-        most: u32::MAX,
-    },
+    Flood { name: "reset, from one address", options: &["-maxperip=4"], manner: Manner::Reset, to: 25, from: one },
     Flood {
         name: "send a byte of a PROXY header a second, from everywhere",
         options: &["-haproxy=20/port=26", "-proxyfrom=2001:db8::/32", "-maxpending=9000"],
         manner: Manner::Dawdle,
         to: 26,
         from: everywhere,
-        most: u32::MAX,
     },
     Flood {
         name: "are refused with a message and go on sending, from one address",
@@ -125,16 +97,8 @@ const FLOODS: &[Flood] = &[
         manner: Manner::Dawdle,
         to: 25,
         from: one,
-        most: u32::MAX,
     },
-    Flood {
-        name: "never finish to connect",
-        options: &[],
-        manner: Manner::HalfOpen,
-        to: 25,
-        from: one,
-        most: u32::MAX,
-    },
+    Flood { name: "never finish to connect", options: &[], manner: Manner::HalfOpen, to: 25, from: one },
 ];
 
 pub fn floods(count: u32, names: Option<&[usize]>) {
@@ -156,7 +120,6 @@ fn descriptors() -> u32 {
 }
 
 fn run(flood: &Flood, count: u32) {
-    let count = count.min(flood.most);
     let scratch = crate::common::Scratch::new();
     let dns = Dns::start();
     // The crowd's names are never told; those of the others are.

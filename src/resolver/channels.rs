@@ -1,0 +1,245 @@
+//! The channels of the DNS client: which take new queries, and which only end those they have.
+//!
+//! Lists have one channel and names another, because c-ares cannot give up a single query but only all of a
+//! channel: where a crowd's names are silent, others' take their places, while lists are left alone. A channel
+//! that is replaced, since its name servers or its memory are not wanted any more, is kept until its last query has ended.
+
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::io;
+use std::mem;
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use c_ares::FdEvents;
+
+use super::channel::{Basket, Channel};
+use super::sockets::Sockets;
+use super::speed::Speed;
+
+/// Channels for queries that go alone. A socket each, so few.
+const MAX_ALONE: usize = 64;
+/// How often it is looked, while there is something to ask, whether resolv.conf has changed.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
+/// In a crowd a channel for names takes so many queries at most, or takes them for so long, so that those of one
+/// channel are of about the same age, and no oftener than that one is given up: there are never more new queries at a
+/// time than a name server's buffer holds, though 3,750 in a second.
+const PART: usize = 375;
+const SLICE: Duration = Duration::from_millis(100);
+
+pub struct Channels {
+    /// `-nameserver`; empty: those of `resolv_conf`.
+    nameservers: Vec<SocketAddr>,
+    resolv_conf: String,
+    sockets: Arc<Sockets>,
+    basket: Basket,
+    lists: Channel,
+    names: Channel,
+    /// Since when `names` takes queries.
+    names_since: Instant,
+    /// When some were last given up.
+    given_up: Instant,
+    speed: Speed,
+    /// Those for names that took queries before, in a crowd, and until when. The oldest is first.
+    earlier: VecDeque<(Channel, Instant)>,
+    /// Those that were replaced, and those made for one query.
+    old: Vec<Channel>,
+    stamp: Option<Stamp>,
+    check_at: Instant,
+}
+
+impl Channels {
+    pub fn open(
+        nameservers: Vec<SocketAddr>,
+        resolv_conf: String,
+        sockets: Arc<Sockets>,
+        basket: Basket,
+        now: Instant,
+    ) -> io::Result<Channels> {
+        // Looked at before it is read: a change in between is then seen as one.
+        let stamp = Stamp::of(&resolv_conf);
+        let speed = Speed::default();
+        let make = || Channel::open(&nameservers, &resolv_conf, &sockets, basket.clone(), speed.first_timeout());
+        let (lists, names) = (make()?, make()?);
+        Ok(Channels {
+            nameservers,
+            resolv_conf,
+            sockets,
+            basket,
+            lists,
+            names,
+            names_since: now,
+            given_up: now,
+            speed,
+            earlier: VecDeque::new(),
+            old: Vec::new(),
+            stamp,
+            check_at: now,
+        })
+    }
+
+    /// What is known of the name servers' speed is not of those that are asked from now on.
+    pub fn forget_speed(&mut self) {
+        self.speed = Speed::default();
+    }
+
+    /// Reads resolv.conf anew and makes new channels. Queries under way end where they are. If it fails, all stays
+    /// as it was.
+    pub fn reopen(&mut self, now: Instant) -> io::Result<()> {
+        let stamp = Stamp::of(&self.resolv_conf);
+        let (lists, names) = (self.make()?, self.make()?);
+        self.stamp = stamp;
+        let before = [mem::replace(&mut self.lists, lists), mem::replace(&mut self.names, names)];
+        self.old.extend(before.into_iter().filter(|channel| !channel.is_idle()));
+        self.names_since = now;
+        Ok(())
+    }
+
+    fn make(&self) -> io::Result<Channel> {
+        let first_timeout = self.speed.first_timeout();
+        Channel::open(&self.nameservers, &self.resolv_conf, &self.sockets, self.basket.clone(), first_timeout)
+    }
+
+    /// True if resolv.conf is another one than was read; looked at once a second at most.
+    pub fn is_outdated(&mut self, now: Instant) -> bool {
+        if now < self.check_at {
+            return false;
+        }
+        self.check_at = now + CHECK_EVERY;
+        self.nameservers.is_empty() && Stamp::of(&self.resolv_conf).is_some_and(|stamp| Some(stamp) != self.stamp)
+    }
+
+    /// The channel for query `number`, one for a list or one for a name.
+    pub fn current(&mut self, is_listing: bool, number: u32, now: Instant) -> &mut Channel {
+        if is_listing {
+            return &mut self.lists;
+        }
+        match self.names.under_way() {
+            0 => self.names_since = now,
+            PART.. if !self.earlier.is_empty() => self.begin_part(now),
+            _ => {}
+        }
+        self.speed.sent(number, now);
+        &mut self.names
+    }
+
+    /// A query has ended, with an answer or without.
+    pub fn ended(&mut self, number: u32, answered: bool, now: Instant) {
+        self.speed.ended(number, answered, now);
+    }
+
+    fn begin_part(&mut self, now: Instant) {
+        // If it fails, there is another chance after another slice.
+        self.names_since = now;
+        if let Ok(channel) = self.make() {
+            self.earlier.push_back((mem::replace(&mut self.names, channel), now));
+        }
+    }
+
+    /// A channel for one query. None: there are too many of them, or none can be made.
+    pub fn alone(&mut self) -> Option<&mut Channel> {
+        if self.old.len() >= MAX_ALONE {
+            return None;
+        }
+        self.old.push(self.make().ok()?);
+        self.old.last_mut()
+    }
+
+    /// Gives up the queries of the channel for names that has been silent for longest, if it has been left alone for
+    /// long enough since its last query. To be called for as long as somebody wants its places, only for such as were
+    /// asked for before if `later`. They end as [`super::Failure::GivenUp`]. True if there were any.
+    pub fn make_room(&mut self, later: bool, now: Instant) -> bool {
+        if self.slice_ends().is_some_and(|end| now >= end) {
+            self.begin_part(now);
+        }
+        if self.due(later).is_none_or(|due| now < due) {
+            return false;
+        }
+        self.given_up = now;
+        self.earlier.pop_front().is_some()
+    }
+
+    /// When [`Channels::make_room`] may do something, if nothing else happens before.
+    pub fn room_at(&self, later: bool) -> Option<Instant> {
+        self.slice_ends().into_iter().chain(self.due(later)).min()
+    }
+
+    fn slice_ends(&self) -> Option<Instant> {
+        (!self.names.is_idle()).then_some(self.names_since + SLICE)
+    }
+
+    fn due(&self, later: bool) -> Option<Instant> {
+        let alone = self.speed.patience(later);
+        self.earlier.front().map(|(_, until)| (*until + alone).max(self.given_up + SLICE))
+    }
+
+    /// Gives up all queries but those of the current channels.
+    pub fn give_up_earlier(&mut self) {
+        self.earlier.clear();
+        self.old.clear();
+    }
+
+    /// Queries for names that have not ended, but for those of channels that were replaced.
+    pub fn names_under_way(&self) -> usize {
+        self.names.under_way() + self.earlier.iter().map(|(channel, _)| channel.under_way()).sum::<usize>()
+    }
+
+    /// Reads and writes what is ready, and deals with time-outs. Forgets channels without queries.
+    pub fn process(&mut self, events: &[FdEvents]) {
+        for channel in self.all_mut() {
+            if !events.is_empty() || !channel.is_idle() {
+                channel.process(events);
+            }
+        }
+        self.old.retain(|channel| !channel.is_idle());
+        self.earlier.retain(|(channel, _)| !channel.is_idle());
+    }
+
+    fn all_mut(&mut self) -> impl Iterator<Item = &mut Channel> {
+        let earlier = self.earlier.iter_mut().map(|(channel, _)| channel);
+        [&mut self.lists, &mut self.names].into_iter().chain(earlier).chain(&mut self.old)
+    }
+
+    /// Until [`Channels::process`] has to be called, though nothing may be ready.
+    pub fn timeout(&self) -> Option<Duration> {
+        let earlier = self.earlier.iter().map(|(channel, _)| channel);
+        [&self.lists, &self.names].into_iter().chain(earlier).chain(&self.old).filter_map(Channel::timeout).min()
+    }
+
+    /// True while queries are under way that were not sent by the current channels.
+    pub fn has_earlier(&self) -> bool {
+        !self.old.is_empty() || !self.earlier.is_empty()
+    }
+
+    /// The servers asked, for messages.
+    pub fn servers(&self) -> Vec<String> {
+        self.names.servers()
+    }
+}
+
+/// By what a changed file is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    seconds: i64,
+    nanoseconds: i64,
+}
+
+impl Stamp {
+    /// None if there is no such file; a file that is being replaced is no reason to act.
+    fn of(path: &str) -> Option<Stamp> {
+        let file = std::fs::metadata(path).ok()?;
+        Some(Stamp {
+            device: file.dev(),
+            inode: file.ino(),
+            size: file.size(),
+            seconds: file.mtime(),
+            nanoseconds: file.mtime_nsec(),
+        })
+    }
+}

@@ -1,0 +1,99 @@
+//! How fast the name servers answer: by that it is decided when a query has been silent for long.
+//!
+//! One query at a time is timed, so it costs no memory with each. Those without an answer say nothing: of them a
+//! crowd has any number. Pure: no I/O, no clock.
+
+#![forbid(unsafe_code)]
+
+use std::time::{Duration, Instant};
+
+/// First time-out of a query while nothing is known; c-ares adapts it to what it sees, down to a quarter of a second.
+/// Short enough that a dead first server costs little.
+const FIRST_TIMEOUT: Duration = Duration::from_secs(2);
+const LEAST_TIMEOUT: Duration = Duration::from_millis(250);
+/// How long a query is left alone while others want its place, and if those have been asked for before: bounds.
+const PATIENCE: [Duration; 2] = [Duration::from_millis(300), Duration::from_secs(3)];
+const PATIENCE_LATER: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
+/// A query that has no answer by then is no longer timed.
+const TOO_LONG: Duration = Duration::from_secs(4);
+
+#[derive(Debug, Default)]
+pub struct Speed {
+    /// The query that is timed, and since when.
+    timed: Option<(u32, Instant)>,
+    /// What an answer takes, on average over the last few.
+    usual: Option<Duration>,
+}
+
+impl Speed {
+    /// Query `number` is sent.
+    pub fn sent(&mut self, number: u32, now: Instant) {
+        if self.timed.is_none_or(|(_, since)| now.saturating_duration_since(since) > TOO_LONG) {
+            self.timed = Some((number, now));
+        }
+    }
+
+    /// Query `number` has ended, with an answer or without.
+    pub fn ended(&mut self, number: u32, answered: bool, now: Instant) {
+        let Some((_, since)) = self.timed.filter(|(timed, _)| *timed == number) else { return };
+        self.timed = None;
+        if answered {
+            let took = now.saturating_duration_since(since);
+            self.usual = Some(self.usual.map_or(took, |usual| (usual * 3 + took) / 4));
+        }
+    }
+
+    /// After so long without an answer a query is sent once more.
+    pub fn first_timeout(&self) -> Duration {
+        self.usual.map_or(FIRST_TIMEOUT, |usual| (usual * 5).clamp(LEAST_TIMEOUT, FIRST_TIMEOUT))
+    }
+
+    /// How long a query for a name is left alone if others want its place: such as were not asked for yet, or, `later`,
+    /// only such as were.
+    pub fn patience(&self, later: bool) -> Duration {
+        let usual = self.usual.unwrap_or(FIRST_TIMEOUT / 4);
+        let ([least, most], times) = if later { (PATIENCE_LATER, 4) } else { (PATIENCE, 2) };
+        (usual * times).clamp(least, most)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    #[test]
+    fn answers_of_timed_queries_count() {
+        let mut speed = Speed::default();
+        let seen = |speed: &Speed| (speed.first_timeout(), speed.patience(false), speed.patience(true));
+        let start = Instant::now();
+        assert_eq!(seen(&speed), (ms(2000), ms(1000), ms(2000)));
+        speed.sent(1, start);
+        // While one is timed no other is.
+        speed.sent(2, start + ms(10));
+        speed.ended(2, true, start + ms(20));
+        speed.ended(1, false, start + ms(30));
+        assert_eq!(seen(&speed), (ms(2000), ms(1000), ms(2000)));
+        for (took, expected) in [(10, (250, 300, 1000)), (2010, (2000, 1020, 2040)), (9000, (2000, 3000, 4000))] {
+            speed.sent(3, start);
+            speed.ended(3, true, start + ms(took));
+            assert_eq!(seen(&speed), (ms(expected.0), ms(expected.1), ms(expected.2)), "{took}");
+        }
+        // One that never ends is given up for another.
+        speed.sent(4, start);
+        speed.sent(5, start + ms(4000));
+        speed.ended(5, true, start + ms(4000));
+        assert_eq!(speed.patience(false), ms(3000));
+        speed.sent(6, start + ms(4001));
+        speed.ended(6, true, start + ms(4002));
+        assert_eq!(speed.patience(false), ms(3000), "an average");
+        (0..20).for_each(|n| {
+            speed.sent(n, start);
+            speed.ended(n, true, start + ms(1));
+        });
+        assert_eq!(seen(&speed), (ms(250), ms(300), ms(1000)));
+    }
+}
