@@ -42,7 +42,10 @@ pub struct Channels {
     names_since: Instant,
     /// When some were last given up.
     given_up: Instant,
-    speed: Speed,
+    /// How fast lists are answered, and names.
+    speeds: [Speed; 2],
+    /// `names` was made when neither was known.
+    is_blind: bool,
     /// Those for names that took queries before, in a crowd, and until when. The oldest is first.
     earlier: VecDeque<(Channel, Instant)>,
     /// Those that were replaced, and those made for one query.
@@ -61,8 +64,8 @@ impl Channels {
     ) -> io::Result<Channels> {
         // Looked at before it is read: a change in between is then seen as one.
         let stamp = Stamp::of(&resolv_conf);
-        let speed = Speed::default();
-        let make = || Channel::open(&nameservers, &resolv_conf, &sockets, basket.clone(), speed.first_timeout());
+        let first_timeout = Speed::default().first_timeout();
+        let make = || Channel::open(&nameservers, &resolv_conf, &sockets, basket.clone(), first_timeout);
         let (lists, names) = (make()?, make()?);
         Ok(Channels {
             nameservers,
@@ -73,7 +76,8 @@ impl Channels {
             names,
             names_since: now,
             given_up: now,
-            speed,
+            speeds: Default::default(),
+            is_blind: true,
             earlier: VecDeque::new(),
             old: Vec::new(),
             stamp,
@@ -83,7 +87,7 @@ impl Channels {
 
     /// What is known of the name servers' speed is not of those that are asked from now on.
     pub fn forget_speed(&mut self) {
-        self.speed = Speed::default();
+        self.speeds = Default::default();
     }
 
     /// Reads resolv.conf anew and makes new channels. Queries under way end where they are. If it fails, all stays
@@ -95,11 +99,18 @@ impl Channels {
         let before = [mem::replace(&mut self.lists, lists), mem::replace(&mut self.names, names)];
         self.old.extend(before.into_iter().filter(|channel| !channel.is_idle()));
         self.names_since = now;
+        self.is_blind = !self.speed().is_known();
         Ok(())
     }
 
+    /// How fast names are answered, as far as that is known.
+    fn speed(&self) -> &Speed {
+        let [lists, names] = &self.speeds;
+        if names.is_known() { names } else { lists }
+    }
+
     fn make(&self) -> io::Result<Channel> {
-        let first_timeout = self.speed.first_timeout();
+        let first_timeout = self.speed().first_timeout();
         Channel::open(&self.nameservers, &self.resolv_conf, &self.sockets, self.basket.clone(), first_timeout)
     }
 
@@ -114,21 +125,31 @@ impl Channels {
 
     /// The channel for query `number`, one for a list or one for a name.
     pub fn current(&mut self, is_listing: bool, number: u32, now: Instant) -> &mut Channel {
+        let [lists, names] = &mut self.speeds;
         if is_listing {
+            lists.sent(number, now);
             return &mut self.lists;
+        }
+        names.sent(number, now);
+        if self.is_blind && !names.is_known() && lists.is_fast() {
+            // While no name has been answered c-ares does not know on this channel what it knows on the other.
+            self.is_blind = false;
+            if let Ok(channel) = self.make() {
+                let before = mem::replace(&mut self.names, channel);
+                self.old.extend(Some(before).filter(|channel| !channel.is_idle()));
+            }
         }
         match self.names.under_way() {
             0 => self.names_since = now,
             PART.. if !self.earlier.is_empty() => self.begin_part(now),
             _ => {}
         }
-        self.speed.sent(number, now);
         &mut self.names
     }
 
     /// A query has ended, with an answer or without.
     pub fn ended(&mut self, number: u32, answered: bool, now: Instant) {
-        self.speed.ended(number, answered, now);
+        self.speeds.iter_mut().for_each(|speed| speed.ended(number, answered, now));
     }
 
     fn begin_part(&mut self, now: Instant) {
@@ -172,7 +193,7 @@ impl Channels {
     }
 
     fn due(&self, later: bool) -> Option<Instant> {
-        let alone = self.speed.patience(later);
+        let alone = self.speed().patience(later);
         self.earlier.front().map(|(_, until)| (*until + alone).max(self.given_up + SLICE))
     }
 

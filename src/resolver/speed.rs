@@ -43,6 +43,16 @@ impl Speed {
         }
     }
 
+    /// True once there was an answer.
+    pub fn is_known(&self) -> bool {
+        self.usual.is_some()
+    }
+
+    /// True if it makes a difference to what is assumed while nothing is known.
+    pub fn is_fast(&self) -> bool {
+        self.first_timeout() <= FIRST_TIMEOUT / 2
+    }
+
     /// After so long without an answer a query is sent once more.
     pub fn first_timeout(&self) -> Duration {
         self.usual.map_or(FIRST_TIMEOUT, |usual| (usual * 5).clamp(LEAST_TIMEOUT, FIRST_TIMEOUT))
@@ -77,6 +87,7 @@ mod tests {
         speed.ended(2, true, start + ms(20));
         speed.ended(1, false, start + ms(30));
         assert_eq!(seen(&speed), (ms(2000), ms(1000), ms(2000)));
+        assert!(!speed.is_known() && !speed.is_fast());
         for (took, expected) in [(10, (250, 300, 1000)), (2010, (2000, 1020, 2040)), (9000, (2000, 3000, 4000))] {
             speed.sent(3, start);
             speed.ended(3, true, start + ms(took));
@@ -95,5 +106,6 @@ mod tests {
             speed.ended(n, true, start + ms(1));
         });
         assert_eq!(seen(&speed), (ms(250), ms(300), ms(1000)));
+        assert!(speed.is_known() && speed.is_fast());
     }
 }
