@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use common::daemon::{Background, lock_holder};
-use common::dns::{A, Dns, Fault, Message, Record};
+use common::dns::{A, Dns, Fault, Message, PTR, Record};
 use common::*;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -201,7 +201,9 @@ fn those_that_wait_for_lookups_or_a_slot_are_handed_over_in_order() {
 fn who_waits_for_a_slot_for_long_is_still_listed() {
     let dns = Dns::start();
     dns.set("2.0.0.127.bl.test", A, Message::new().record(Record::a("127.0.0.2")));
-    dns.set("3.0.0.127.bl.test", A, Message::new().fault(Fault::Silent));
+    // Who came later has had all the time that lookups may take, a listed one as well.
+    dns.set("3.0.0.127.bl.test", A, Message::new().record(Record::a("127.0.0.2")));
+    dns.set("3.0.0.127.in-addr.arpa", PTR, Message::new().fault(Fault::Silent));
     let daemon = Upgraded::start(|scratch| {
         let options = ["-maxprocs=1", "-maxpending=9", "-lookuptimeout=2", "-dnscache=0", "-block=bl.test"];
         let options = Builder::default().options(options).option(format!("-nameserver={}", dns.address));
@@ -211,12 +213,14 @@ fn who_waits_for_a_slot_for_long_is_still_listed() {
     first.report();
     let mut listed = daemon.connect_from("127.0.0.2");
     wait_for("it waits", || daemon.verb("-status").stdout.contains("pending 1 of 9, 1 of them waiting"));
-    // Who came later has had all the time that lookups may take.
-    let _unknown = daemon.connect_from("127.0.0.3");
+    let mut nameless = daemon.connect_from("127.0.0.3");
     wait_for("the other waits, too", || daemon.verb("-status").stdout.contains("pending 2 of 9, 2 of them waiting"));
     daemon.upgrade();
     first.send(b"\n");
-    assert_eq!(listed.report().var("BLOCK_ZONE"), Some("bl.test"));
+    for client in [&mut listed, &mut nameless] {
+        assert_eq!(client.report().var("BLOCK_ZONE"), Some("bl.test"));
+        client.send(b"\n");
+    }
 }
 
 #[test]

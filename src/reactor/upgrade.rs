@@ -249,6 +249,8 @@ impl Reactor {
             let places = Places { share: self.occupancy.share_beyond_limits(peer.ip()), slot };
             self.children.started(Pid::from_raw(pid), Handler { peer, since: since(age), places });
         }
+        // Lists are asked anew, and whoever is on one must not come in for want of time.
+        let most = self.config.lookups.timeout / 2;
         for Connection { stream, peer, local, age, proxied } in state.connections {
             let proxied = proxied.map(|variables| {
                 let mut delta = Delta::default();
@@ -256,7 +258,7 @@ impl Reactor {
                 delta
             });
             let ends = Ends { peer, local };
-            self.admit_again(Arrival { stream: stream.into(), ends, since: since(age), proxied }, now);
+            self.admit_again(Arrival { stream: stream.into(), ends, since: since(age.min(most)), proxied }, now);
         }
         for stream in state.lingering {
             self.linger(stream.into(), now);
