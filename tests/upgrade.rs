@@ -206,8 +206,9 @@ fn who_waits_for_a_slot_for_long_is_still_listed() {
     dns.set("3.0.0.127.in-addr.arpa", PTR, Message::new().fault(Fault::Silent));
     let daemon = Upgraded::start(|scratch| {
         let options = ["-maxprocs=1", "-maxpending=9", "-lookuptimeout=2", "-dnscache=0", "-block=bl.test"];
-        let options = Builder::default().options(options).option(format!("-nameserver={}", dns.address));
-        options.option(log_option(scratch)).steps(&["report", "line"])
+        let builder = Builder::default().bare().option("-noidentlookup").options(options);
+        let builder = builder.option(format!("-nameserver={}", dns.address));
+        builder.option(log_option(scratch)).steps(&["report", "line"])
     });
     let mut first = daemon.connect_from("127.0.0.1");
     first.report();
