@@ -217,11 +217,12 @@ pub fn dying_loggers(kills: usize) {
     );
 }
 
-/// True for the logger, not for a handler.
+/// True for the logger, not for a handler, nor for a child that has the daemon's arguments until it executes its program.
 fn is_shell(pid: i32, scratch: &Scratch) -> bool {
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let script = scratch.join("logger");
-    String::from_utf8_lossy(&line).contains(script.to_str().unwrap()) && procfs::is_alive(pid)
+    let is_script = |argument: &[u8]| argument == script.as_os_str().as_encoded_bytes();
+    line.split(|&byte| byte == 0).any(is_script) && procfs::is_alive(pid)
 }
 
 /// Handlers that write to a pipe that nobody reads wait; nobody else does.
