@@ -62,6 +62,9 @@ const MAX_STARTED: usize = 256;
 const MAX_KEPT: usize = 4096;
 /// A peak of at least this many questions is worth giving its memory back.
 const PEAK: usize = 256;
+/// By then every query has ended, whatever number of servers is silent. In a crowd there can be earlier channels for
+/// longer, and query numbers come again.
+const LONGEST: Duration = Duration::from_secs(300);
 /// After a peak, memory is given back no more often than this: it costs up to milliseconds.
 const SETTLE_EVERY: Duration = Duration::from_secs(3);
 /// How long lists are left alone after a query for one could not be made: long enough to cost nothing,
@@ -143,8 +146,8 @@ pub struct Resolver {
     lists_rest: Option<Instant>,
     /// Why, until it is said.
     shortage: Option<Failure>,
-    /// While there are earlier channels after a reload: the first query that went to the new servers.
-    fresh: Option<u32>,
+    /// While there are earlier channels after a reload: the first query that went to the new servers, and when.
+    fresh: Option<(u32, Instant)>,
     waiting: Waiting,
     cache: Cache<Answer>,
     finished: VecDeque<Finished>,
@@ -211,7 +214,7 @@ impl Resolver {
             self.counts.hits += 1;
             return Some(answer);
         }
-        let added = self.waiting.add(question, waiter, self.millisecond(now), self.fresh);
+        let added = self.waiting.add(question, waiter, self.millisecond(now), self.fresh.map(|(number, _)| number));
         self.counts.shared += u64::from(added != Added::Queued);
         if let Added::Overdue(place, number) = added {
             self.press(place, number, now);
@@ -245,9 +248,8 @@ impl Resolver {
             self.sockets.rearm(socket);
         }
         self.collect(now);
-        if !self.channels.has_earlier() {
-            self.fresh = None;
-        }
+        let has_earlier = self.channels.has_earlier();
+        self.fresh = self.fresh.filter(|(_, since)| has_earlier && now < *since + LONGEST);
         if self.waiting.queued() > 0 && self.channels.is_outdated(now) {
             // Without new channels the old ones go on; the next change is another chance.
             let _ = self.reload(now);
@@ -298,7 +300,7 @@ impl Resolver {
         self.channels.forget_speed();
         self.channels.reopen(now)?;
         if self.channels.has_earlier() {
-            self.fresh = Some(self.next);
+            self.fresh = Some((self.next, now));
         }
         Ok(())
     }
@@ -421,7 +423,7 @@ impl Resolver {
             if matches!(outcome, Outcome::Failed(_)) && self.waiting.has_another(place) {
                 continue;
             }
-            let stale = self.fresh.is_some_and(|fresh| is_before(number, fresh));
+            let stale = self.fresh.is_some_and(|(fresh, _)| is_before(number, fresh));
             if stale && wanted && matches!(outcome, Outcome::Failed(_)) {
                 self.waiting.requeue(place);
                 continue;
