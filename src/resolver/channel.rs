@@ -53,6 +53,10 @@ impl Basket {
         replies.last().is_some_and(|reply| matches!(reply.outcome, Outcome::Failed(failure) if failure.is_ours()))
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.0.lock().expect("no thread has panicked with the lock: there is one thread").is_empty()
+    }
+
     /// All replies, in order of arrival.
     pub fn take(&self) -> Vec<Reply> {
         std::mem::take(&mut *self.0.lock().expect("no thread has panicked with the lock: there is one thread"))
@@ -153,7 +157,12 @@ impl Channel {
         self.ares.queue_active_queries()
     }
 
-    /// The servers asked, for messages.
+    /// Asks these from now on, in the form that [`Channel::servers`] has.
+    pub fn set_servers(&mut self, servers: &[String]) -> io::Result<()> {
+        self.ares.set_servers(servers).map(|_| ()).map_err(io::Error::other)
+    }
+
+    /// The servers asked, those first that have answered.
     pub fn servers(&self) -> Vec<String> {
         self.ares.servers()
     }

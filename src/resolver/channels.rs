@@ -29,6 +29,10 @@ const CHECK_EVERY: Duration = Duration::from_secs(1);
 /// time than a name server's buffer holds, though 3,750 in a second.
 const PART: usize = 375;
 const SLICE: Duration = Duration::from_millis(100);
+/// After some were given up it is a crowd for so long at least.
+const CROWD: Duration = Duration::from_secs(1);
+/// So many earlier channels for names at most: each takes some sockets.
+const MAX_EARLIER: usize = 16;
 
 pub struct Channels {
     /// `-nameserver`; empty: those of `resolv_conf`.
@@ -85,22 +89,39 @@ impl Channels {
         })
     }
 
-    /// What is known of the name servers' speed is not of those that are asked from now on.
-    pub fn forget_speed(&mut self) {
-        self.speeds = Default::default();
-    }
-
     /// Reads resolv.conf anew and makes new channels. Queries under way end where they are. If it fails, all stays
     /// as it was.
-    pub fn reopen(&mut self, now: Instant) -> io::Result<()> {
+    pub fn reload(&mut self, now: Instant) -> io::Result<()> {
         let stamp = Stamp::of(&self.resolv_conf);
-        let (lists, names) = (self.make()?, self.make()?);
+        // What is known of the speed is not of those that are asked from now on.
+        let speeds = mem::take(&mut self.speeds);
+        let made = self.open_channel(self.speed()).and_then(|lists| Ok((lists, self.open_channel(self.speed())?)));
+        let (lists, names) = made.inspect_err(|_| self.speeds = speeds)?;
         self.stamp = stamp;
-        let before = [mem::replace(&mut self.lists, lists), mem::replace(&mut self.names, names)];
-        self.old.extend(before.into_iter().filter(|channel| !channel.is_idle()));
-        self.names_since = now;
-        self.is_blind = !self.speed().is_known();
+        self.replace(lists, names, now);
         Ok(())
+    }
+
+    /// Makes new channels like those there are, since these keep the memory of their busiest time. As above otherwise.
+    pub fn renew(&mut self, now: Instant) -> io::Result<()> {
+        let lists = self.like(&self.lists, &self.speeds[0])?;
+        let names = self.like(&self.names, self.speed())?;
+        self.replace(lists, names, now);
+        Ok(())
+    }
+
+    fn replace(&mut self, lists: Channel, names: Channel, now: Instant) {
+        let lists = mem::replace(&mut self.lists, lists);
+        self.old.extend(Some(lists).filter(|channel| !channel.is_idle()));
+        self.replace_names(names, now);
+        self.is_blind = !self.speed().is_known();
+    }
+
+    /// The one before gives way to others like any that is earlier.
+    fn replace_names(&mut self, names: Channel, now: Instant) {
+        let before = mem::replace(&mut self.names, names);
+        self.earlier.extend(Some((before, now)).filter(|(channel, _)| !channel.is_idle()));
+        self.names_since = now;
     }
 
     /// How fast names are answered, as far as that is known.
@@ -109,9 +130,17 @@ impl Channels {
         if names.is_known() { names } else { lists }
     }
 
-    fn make(&self) -> io::Result<Channel> {
-        let first_timeout = self.speed().first_timeout();
-        Channel::open(&self.nameservers, &self.resolv_conf, &self.sockets, self.basket.clone(), first_timeout)
+    fn open_channel(&self, speed: &Speed) -> io::Result<Channel> {
+        let basket = self.basket.clone();
+        Channel::open(&self.nameservers, &self.resolv_conf, &self.sockets, basket, speed.first_timeout())
+    }
+
+    /// A channel that asks the servers of `model`, in the order in which that has found them to answer, whatever has
+    /// become of resolv.conf.
+    fn like(&self, model: &Channel, speed: &Speed) -> io::Result<Channel> {
+        let mut channel = self.open_channel(speed)?;
+        channel.set_servers(&model.servers())?;
+        Ok(channel)
     }
 
     /// True if resolv.conf is another one than was read; looked at once a second at most.
@@ -123,28 +152,30 @@ impl Channels {
         self.nameservers.is_empty() && Stamp::of(&self.resolv_conf).is_some_and(|stamp| Some(stamp) != self.stamp)
     }
 
-    /// The channel for query `number`, one for a list or one for a name.
-    pub fn current(&mut self, is_listing: bool, number: u32, now: Instant) -> &mut Channel {
-        let [lists, names] = &mut self.speeds;
+    /// The channel that takes new queries, those for lists or those for names.
+    pub fn current(&mut self, is_listing: bool, now: Instant) -> &mut Channel {
         if is_listing {
-            lists.sent(number, now);
             return &mut self.lists;
         }
-        names.sent(number, now);
+        let [lists, names] = &self.speeds;
         if self.is_blind && !names.is_known() && lists.is_fast() {
             // While no name has been answered c-ares does not know on this channel what it knows on the other.
             self.is_blind = false;
-            if let Ok(channel) = self.make() {
-                let before = mem::replace(&mut self.names, channel);
-                self.old.extend(Some(before).filter(|channel| !channel.is_idle()));
+            if let Ok(channel) = self.like(&self.lists, lists) {
+                self.replace_names(channel, now);
             }
         }
         match self.names.under_way() {
             0 => self.names_since = now,
-            PART.. if !self.earlier.is_empty() => self.begin_part(now),
+            PART.. if !self.earlier.is_empty() || now < self.given_up + CROWD => self.begin_part(now),
             _ => {}
         }
         &mut self.names
+    }
+
+    /// Query `number` is sent.
+    pub fn sent(&mut self, is_listing: bool, number: u32, now: Instant) {
+        self.speeds[usize::from(!is_listing)].sent(number, now);
     }
 
     /// A query has ended, with an answer or without.
@@ -155,8 +186,10 @@ impl Channels {
     fn begin_part(&mut self, now: Instant) {
         // If it fails, there is another chance after another slice.
         self.names_since = now;
-        if let Ok(channel) = self.make() {
-            self.earlier.push_back((mem::replace(&mut self.names, channel), now));
+        if self.earlier.len() < MAX_EARLIER {
+            if let Ok(channel) = self.like(&self.names, self.speed()) {
+                self.replace_names(channel, now);
+            }
         }
     }
 
@@ -165,27 +198,33 @@ impl Channels {
         if self.old.len() >= MAX_ALONE {
             return None;
         }
-        self.old.push(self.make().ok()?);
+        self.old.push(self.like(&self.lists, &self.speeds[0]).ok()?);
         self.old.last_mut()
     }
 
-    /// Gives up the queries of the channel for names that has been silent for longest, if it has been left alone for
-    /// long enough since its last query. To be called for as long as somebody wants its places, only for such as were
-    /// asked for before if `later`. They end as [`super::Failure::GivenUp`]. True if there were any.
+    /// Gives up the queries of the channels for names that have been silent for longest, as far as they were left alone
+    /// for long enough since their last query, some hundred at a time. To be called for as long as somebody wants
+    /// their places, only for such as were asked for before if `later`. They end as [`super::Failure::GivenUp`]. True if
+    /// there were any.
     pub fn make_room(&mut self, later: bool, now: Instant) -> bool {
         if self.slice_ends().is_some_and(|end| now >= end) {
             self.begin_part(now);
         }
-        if self.due(later).is_none_or(|due| now < due) {
+        if now < self.given_up + SLICE {
             return false;
         }
-        self.given_up = now;
-        self.earlier.pop_front().is_some()
+        let mut made = 0;
+        while made < PART && self.due(later).is_some_and(|due| now >= due) {
+            made += self.earlier.pop_front().map_or(0, |(channel, _)| channel.under_way());
+            self.given_up = now;
+        }
+        made > 0
     }
 
     /// When [`Channels::make_room`] may do something, if nothing else happens before.
     pub fn room_at(&self, later: bool) -> Option<Instant> {
-        self.slice_ends().into_iter().chain(self.due(later)).min()
+        let due = self.due(later).map(|due| due.max(self.given_up + SLICE));
+        self.slice_ends().into_iter().chain(due).min()
     }
 
     fn slice_ends(&self) -> Option<Instant> {
@@ -193,8 +232,7 @@ impl Channels {
     }
 
     fn due(&self, later: bool) -> Option<Instant> {
-        let alone = self.speed().patience(later);
-        self.earlier.front().map(|(_, until)| (*until + alone).max(self.given_up + SLICE))
+        self.earlier.front().map(|(_, until)| *until + self.speed().patience(later))
     }
 
     /// Gives up all queries but those of the current channels.

@@ -49,8 +49,8 @@ const MAX_IN_FLIGHT: usize = 2 * MAX_WANTED;
 /// Of both, what is kept for DNS access lists. Whoever has a zone of names that nobody answers for can
 /// hold a query for a while; a list that is asked too late refuses nobody.
 pub(super) const FOR_LISTS: usize = 500;
-/// And what is kept for names that were not asked for yet, beside those that have been silent once.
-const FOR_NEWCOMERS: usize = 500;
+/// Queries for names, beyond which the rest is kept for such as were not asked for yet.
+const MAX_LATE: usize = 1000;
 /// How long a name is asked for again and again that others have waited for the place of. As long as c-ares tries a
 /// server that it knows as fast.
 const SILENT_FOR: Duration = Duration::from_secs(12);
@@ -281,7 +281,7 @@ impl Resolver {
 
     /// The longest that the reactor may sleep before the next turn, if no event comes.
     pub fn timeout(&self, now: Instant) -> Option<Duration> {
-        if !self.finished.is_empty() || self.may_start() {
+        if !self.finished.is_empty() || !self.basket.is_empty() || self.may_start() {
             return Some(Duration::ZERO);
         }
         let settle = self.is_past_peak().then(|| (self.settled + SETTLE_EVERY).saturating_duration_since(now));
@@ -297,8 +297,7 @@ impl Resolver {
     /// servers stay as they were.
     pub fn reload(&mut self, now: Instant) -> io::Result<()> {
         self.cache.clear();
-        self.channels.forget_speed();
-        self.channels.reopen(now)?;
+        self.channels.reload(now)?;
         if self.channels.has_earlier() {
             self.fresh = Some((self.next, now));
         }
@@ -348,24 +347,25 @@ impl Resolver {
     /// Which queues may be sent from.
     fn allowed(&self) -> Allowed {
         let within = |kept: usize| self.waiting.wanted() + kept < MAX_WANTED && self.in_flight + kept < MAX_IN_FLIGHT;
-        Allowed {
-            lists: self.lists_rest.is_none() && within(0),
-            names: within(FOR_LISTS),
-            late: within(FOR_LISTS + FOR_NEWCOMERS),
-        }
+        let names = within(FOR_LISTS);
+        let late = names && self.waiting.late_queued() > 0 && self.channels.names_under_way() < MAX_LATE;
+        Allowed { lists: self.lists_rest.is_none() && within(0), names, late }
     }
 
     fn may_start(&self) -> bool {
         self.waiting.has_next(self.allowed())
     }
 
-    /// Whether names wait until others end: false, such as were not asked for yet; true, only such as were.
+    /// Whether names wait until others end: false, such as were not asked for yet; true, only such as were. None, too,
+    /// where it is lists that have the places.
     fn lacks_room(&self) -> Option<bool> {
-        let allowed = self.allowed();
-        if self.waiting.names_queued() > 0 && !allowed.names || self.has_orphans() {
-            return Some(false);
+        if self.waiting.names_queued() > 0 && !self.allowed().names {
+            let names = self.channels.names_under_way();
+            let others = self.waiting.wanted().saturating_sub(names);
+            return (others < MAX_WANTED - FOR_LISTS && names > 0).then_some(false);
         }
-        (self.waiting.late_queued() > 0 && !allowed.late).then_some(true)
+        let is_late = self.waiting.late_queued() > 0 && self.channels.names_under_way() >= MAX_LATE;
+        (is_late || self.has_orphans()).then_some(true)
     }
 
     /// True if a crowd has gone and left its queries for names behind.
@@ -386,7 +386,8 @@ impl Resolver {
             match name::of(question, &self.zones) {
                 Some(name) => {
                     self.counts.sent += 1;
-                    self.channels.current(is_listing, number, now).send(&name, kind, place, number);
+                    self.channels.sent(is_listing, number, now);
+                    self.channels.current(is_listing, now).send(&name, kind, place, number);
                 }
                 None => self.basket.put(Reply { place, number, outcome: Outcome::Failed(Failure::BadName) }),
             }
@@ -409,7 +410,7 @@ impl Resolver {
         let Some(name) = name::of(question, &self.zones) else { return };
         self.in_flight += 1;
         self.counts.sent += 1;
-        self.channels.current(is_listing, number, now).send(&name, kind, place, number);
+        self.channels.current(is_listing, now).send(&name, kind, place, number);
     }
 
     /// Takes what has ended out of the basket: into the cache, and to those who wait.
@@ -499,7 +500,7 @@ impl Resolver {
         if self.is_past_peak() && now >= self.settled + SETTLE_EVERY {
             self.settled = now;
             // If it fails, there is no memory for new ones; the old ones are as good.
-            let _ = self.channels.reopen(now);
+            let _ = self.channels.renew(now);
             if self.waiting.wanted() == 0 {
                 self.channels.give_up_earlier();
                 self.collect(now);

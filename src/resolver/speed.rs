@@ -13,7 +13,8 @@ const FIRST_TIMEOUT: Duration = Duration::from_secs(2);
 const LEAST_TIMEOUT: Duration = Duration::from_millis(250);
 /// How long a query is left alone while others want its place, and if those have been asked for before: bounds.
 const PATIENCE: [Duration; 2] = [Duration::from_millis(300), Duration::from_secs(3)];
-const PATIENCE_LATER: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
+/// The latter only compete with each other, and where servers have become slow it is from them that it is learned.
+const PATIENCE_LATER: [Duration; 2] = [Duration::from_secs(4), Duration::from_secs(5)];
 /// A query that has no answer by then is no longer timed.
 const TOO_LONG: Duration = Duration::from_secs(4);
 
@@ -80,15 +81,15 @@ mod tests {
         let mut speed = Speed::default();
         let seen = |speed: &Speed| (speed.first_timeout(), speed.patience(false), speed.patience(true));
         let start = Instant::now();
-        assert_eq!(seen(&speed), (ms(2000), ms(1000), ms(2000)));
+        assert_eq!(seen(&speed), (ms(2000), ms(1000), ms(4000)));
         speed.sent(1, start);
         // While one is timed no other is.
         speed.sent(2, start + ms(10));
         speed.ended(2, true, start + ms(20));
         speed.ended(1, false, start + ms(30));
-        assert_eq!(seen(&speed), (ms(2000), ms(1000), ms(2000)));
+        assert_eq!(seen(&speed), (ms(2000), ms(1000), ms(4000)));
         assert!(!speed.is_known() && !speed.is_fast());
-        for (took, expected) in [(10, (250, 300, 1000)), (2010, (2000, 1020, 2040)), (9000, (2000, 3000, 4000))] {
+        for (took, expected) in [(10, (250, 300, 4000)), (2010, (2000, 1020, 4000)), (9000, (2000, 3000, 5000))] {
             speed.sent(3, start);
             speed.ended(3, true, start + ms(took));
             assert_eq!(seen(&speed), (ms(expected.0), ms(expected.1), ms(expected.2)), "{took}");
@@ -105,7 +106,7 @@ mod tests {
             speed.sent(n, start);
             speed.ended(n, true, start + ms(1));
         });
-        assert_eq!(seen(&speed), (ms(250), ms(300), ms(1000)));
+        assert_eq!(seen(&speed), (ms(250), ms(300), ms(4000)));
         assert!(speed.is_known() && speed.is_fast());
     }
 }
