@@ -51,8 +51,8 @@ const MAX_IN_FLIGHT: usize = 2 * MAX_WANTED;
 pub(super) const FOR_LISTS: usize = 500;
 /// Queries for names, beyond which the rest is kept for such as were not asked for yet.
 const MAX_LATE: usize = 1000;
-/// How long a name is asked for again and again that others have waited for the place of. As long as c-ares tries a
-/// server that it knows as fast.
+/// How long a name is asked for again and again that others have waited for the place of, twice at least. As long as
+/// c-ares tries a server that it knows as fast.
 const SILENT_FOR: Duration = Duration::from_secs(12);
 /// Queries started in one turn, so that a burst neither holds up the loop for long nor has more
 /// replies come in than the sockets' buffers hold before they are read.
@@ -420,7 +420,7 @@ impl Resolver {
             self.in_flight -= 1;
             self.channels.ended(number, matches!(outcome, Outcome::Found(..) | Outcome::Absent(_)), now);
             // What is no longer expected has been asked again meanwhile.
-            let Some(Expected { wanted, alone }) = self.waiting.expects(place, number) else { continue };
+            let Some(Expected { wanted, alone, late }) = self.waiting.expects(place, number) else { continue };
             if matches!(outcome, Outcome::Failed(_)) && self.waiting.has_another(place) {
                 continue;
             }
@@ -435,7 +435,7 @@ impl Resolver {
                     self.waiting.finish(place);
                     continue;
                 }
-                if self.since(self.waiting.since(place), now) < SILENT_FOR {
+                if !late || self.since(self.waiting.since(place), now) < SILENT_FOR {
                     self.waiting.postpone(place);
                     continue;
                 }

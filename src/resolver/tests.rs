@@ -3,6 +3,8 @@
 #[path = "../../tests/common/dns.rs"]
 pub mod dns;
 
+mod crowds;
+
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};

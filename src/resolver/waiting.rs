@@ -64,7 +64,7 @@ impl Waiters {
 }
 
 /// Bits of a query's number. A query ends within minutes, so that in that time no number comes again.
-const NUMBER_BITS: u32 = 26;
+const NUMBER_BITS: u32 = 25;
 
 /// Queries beside the first that one question can have under way.
 const MORE_MAX: u32 = 15;
@@ -96,17 +96,21 @@ enum Stage {
     Alone(u32),
 }
 
+/// A bit of an entry's stage: it was asked for before, and has given way to others.
+const WAS_LATE: u32 = 1 << 6;
+
 struct Entry {
     waiters: Waiters,
     /// When it was first asked for, in milliseconds by a clock that may wrap.
     since: u32,
-    /// A [`Stage`] in two bits, the queries beside the first in four, the number in the others.
+    /// A [`Stage`] in two bits, the queries beside the first in four, whether it has given way in one, the number in
+    /// the others.
     stage: u32,
 }
 
 impl Entry {
     fn stage(&self) -> Stage {
-        let number = self.stage >> 6;
+        let number = self.stage >> (u32::BITS - NUMBER_BITS);
         match self.stage & 3 {
             0 => Stage::Queued,
             1 => Stage::Sent(number),
@@ -117,12 +121,19 @@ impl Entry {
 
     /// Also forgets further queries.
     fn set_stage(&mut self, stage: Stage) {
-        self.stage = match stage {
-            Stage::Queued => 0,
-            Stage::Sent(number) => number << 6 | 1,
-            Stage::Alone(number) => number << 6 | 2,
-            Stage::Late => 3,
-        };
+        let number = |number: u32| number << (u32::BITS - NUMBER_BITS);
+        let was_late = self.stage & WAS_LATE;
+        self.stage = was_late
+            | match stage {
+                Stage::Queued => 0,
+                Stage::Sent(n) => number(n) | 1,
+                Stage::Alone(n) => number(n) | 2,
+                Stage::Late => WAS_LATE | 3,
+            };
+    }
+
+    fn was_late(&self) -> bool {
+        self.stage & WAS_LATE != 0
     }
 
     /// Queries under way beside the first.
@@ -146,6 +157,8 @@ pub struct Expected {
     pub wanted: bool,
     /// No other query shared its socket.
     pub alone: bool,
+    /// The question had given way to others before.
+    pub late: bool,
 }
 
 /// What may be sent.
@@ -308,10 +321,10 @@ impl Waiting {
     /// not expected any more.
     pub fn expects(&self, place: Place, number: u32) -> Option<Expected> {
         let entry = self.table.get(place)?;
-        let wanted = !entry.waiters.is_empty();
+        let (wanted, late) = (!entry.waiters.is_empty(), entry.was_late());
         match entry.stage() {
-            Stage::Sent(n) if n == number => Some(Expected { wanted, alone: false }),
-            Stage::Alone(n) if n == number => Some(Expected { wanted, alone: true }),
+            Stage::Sent(n) if n == number => Some(Expected { wanted, alone: false, late }),
+            Stage::Alone(n) if n == number => Some(Expected { wanted, alone: true, late }),
             _ => None,
         }
     }
@@ -422,7 +435,7 @@ mod tests {
         assert_eq!(order, [question(1), question(2), question(3)]);
         assert_eq!((waiting.wanted(), waiting.queued()), (3, 0));
         assert_eq!(waiting.state(&question(2)), Some((true, 0)));
-        assert_eq!(waiting.expects(places[1], 1), Some(Expected { wanted: true, alone: false }));
+        assert_eq!(waiting.expects(places[1], 1), Some(Expected { wanted: true, alone: false, late: false }));
         assert_eq!(waiting.expects(places[1], 0), None);
         let (asked, waiters, _) = waiting.finish(places[1]).unwrap();
         assert_eq!((asked, waiters.as_slice()), (question(2), &[key(2), key(9)][..]));
@@ -491,7 +504,7 @@ mod tests {
         waiting.remove(&question(2), key(1));
         assert_eq!(
             (waiting.wanted(), waiting.len(), waiting.expects(place, 0)),
-            (0, 1, Some(Expected { wanted: false, alone: false }))
+            (0, 1, Some(Expected { wanted: false, alone: false, late: false }))
         );
         assert_eq!(waiting.add(&question(2), key(3), 300, None), Added::Shared);
         assert_eq!((waiting.wanted(), waiting.state(&question(2))), (1, Some((true, 300))));
@@ -551,7 +564,7 @@ mod tests {
         assert_eq!(waiting.queued(), 0);
         assert_eq!(waiting.send_alone(place, LAST), Some(&question(1)));
         assert_eq!(waiting.expects(place, 0), None);
-        assert_eq!(waiting.expects(place, LAST), Some(Expected { wanted: true, alone: true }));
+        assert_eq!(waiting.expects(place, LAST), Some(Expected { wanted: true, alone: true, late: false }));
         assert_eq!(waiting.finish(place).unwrap().1.as_slice().len(), 3);
     }
 
@@ -566,7 +579,7 @@ mod tests {
         assert_eq!(waiting.add(&question(1), key(4), 1000, None), Added::Shared);
         assert!(waiting.has_another(place));
         assert!(!waiting.has_another(place));
-        assert_eq!(waiting.expects(place, 7), Some(Expected { wanted: true, alone: false }));
+        assert_eq!(waiting.expects(place, 7), Some(Expected { wanted: true, alone: false, late: false }));
         for n in 1..=MORE_MAX {
             assert_eq!(waiting.add(&question(1), key(5), 600 * n, None), Added::Overdue(place, 7));
             waiting.press(place);

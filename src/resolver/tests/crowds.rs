@@ -1,0 +1,116 @@
+//! Crowds whose names are silent, and what must stay as it is for others beside them.
+
+use super::*;
+
+/// Names that only a crowd asks for.
+fn crowd(l: &mut Loop, count: u32) {
+    for n in 0..count {
+        assert_eq!(l.ask(&ptr(n), waiter(n)), None);
+    }
+}
+
+/// Names of a crowd are silent, other ones are not.
+fn server() -> Dns {
+    let server = Dns::start();
+    server.otherwise(a("192.0.2.1"));
+    server.set("*.in-addr.arpa", PTR, Message::new().fault(Fault::Silent));
+    server
+}
+
+const PLACES: u32 = (MAX_WANTED - FOR_LISTS) as u32;
+
+#[test]
+fn a_dead_server_is_passed_over_in_a_crowd_as_well() {
+    let (dead, living) = (Dns::start(), server());
+    dead.otherwise(Message::new().fault(Fault::Silent));
+    let mut l = Loop::asking(&[dead.address, living.address], 0);
+    l.warm_up("h.example");
+    crowd(&mut l, 2 * PLACES);
+    assert_eq!(l.answer(&host("first.example")), found(&["192.0.2.1"]));
+    let start = Instant::now();
+    for n in 0..10 {
+        assert_eq!(l.answer(&host(&format!("other{n}.example"))), found(&["192.0.2.1"]));
+    }
+    assert!(start.elapsed() < Duration::from_secs(8), "a try of the dead one each: {:?}", start.elapsed());
+}
+
+/// They would hold their places until c-ares gives up.
+#[test]
+fn silent_names_of_before_a_reload_give_way_too() {
+    let server = server();
+    let mut l = Loop::asking(&[server.address], 0);
+    l.warm_up("h.example");
+    crowd(&mut l, PLACES);
+    l.until("all in flight", |l| l.counts().in_flight == PLACES as usize);
+    l.resolver.reload(Instant::now()).unwrap();
+    let start = Instant::now();
+    assert_eq!(l.answer(&host("other.example")), found(&["192.0.2.1"]));
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+}
+
+/// Likewise when lists show that the servers are fast: see `Channels::current`.
+#[test]
+fn silent_names_of_before_anything_was_answered_give_way_too() {
+    let server = server();
+    let mut l = Loop::asking(&[server.address], 0);
+    crowd(&mut l, PLACES - 10);
+    l.until("all in flight", |l| l.counts().in_flight == PLACES as usize - 10);
+    let listing = Question::Listing { zone: 0, ip: IpAddr::from([192, 0, 2, 1]), kind: ListingKind::A };
+    assert_ne!(l.answer(&listing), Answer::Failed);
+    crowd(&mut l, PLACES + 200);
+    let start = Instant::now();
+    assert_eq!(l.answer(&host("other.example")), found(&["192.0.2.1"]));
+    assert!(start.elapsed() < Duration::from_secs(3), "twenty times ten places: {:?}", start.elapsed());
+}
+
+/// Channels are made all the time in a crowd and after one; none asks this host because there is no file.
+#[test]
+fn new_channels_ask_the_same_servers_though_resolv_conf_is_gone() {
+    let server = server();
+    let conf = Conf::new("gone");
+    conf.write(&nameserver(server.address));
+    let mut l = Loop::new(conf.settings());
+    l.warm_up("h.example");
+    std::fs::remove_file(conf.path()).unwrap();
+    crowd(&mut l, 2 * PLACES);
+    for n in 0..5 {
+        assert_eq!(l.answer(&host(&format!("other{n}.example"))), found(&["192.0.2.1"]), "{n}");
+    }
+    (0..2 * PLACES).for_each(|n| l.resolver.forget(&ptr(n), waiter(n)));
+    l.until("rest", |l| l.resolver.timeout(Instant::now()).is_none());
+    assert_eq!(l.resolver.servers(), [server.address.to_string()]);
+    assert_eq!(l.answer(&host("last.example")), found(&["192.0.2.1"]));
+}
+
+/// Name servers that become slow just when many come: were each query given up after the usual time, none would ever
+/// be answered.
+#[test]
+fn names_that_all_take_long_are_answered_in_the_end() {
+    let server = Dns::start();
+    server.otherwise(Message::new().rcode(3).late(Duration::from_millis(1500)));
+    server.set("h.example", A, a("192.0.2.1"));
+    let mut l = Loop::asking(&[server.address], 0);
+    l.warm_up("h.example");
+    crowd(&mut l, 2 * PLACES);
+    l.until("all answers", |l| l.told.len() == 2 * PLACES as usize);
+    let failed = l.told.iter().filter(|told| told.2 != Answer::Absent).count();
+    // c-ares itself can give up a few.
+    assert!(failed < 100, "{failed} without an answer");
+}
+
+/// A long queue is no reason to ask for a name just once, and for a moment.
+#[test]
+fn what_has_queued_for_long_is_asked_for_twice() {
+    let server = server();
+    let mut l = Loop::asking(&[server.address], 0);
+    l.warm_up("h.example");
+    crowd(&mut l, PLACES);
+    l.until("all in flight", |l| l.counts().in_flight == PLACES as usize);
+    // They are as old as if they had waited in the queue.
+    let late = Instant::now() + Duration::from_secs(13);
+    l.ask(&host("other.example"), waiter(PLACES));
+    l.resolver.turn(late);
+    l.resolver.turn(late + Duration::from_secs(3));
+    assert!(l.resolver.counts().in_flight < PLACES as usize, "they were given up");
+    assert!(l.resolver.next_finished(late).is_none_or(|finished| finished.answer != Answer::Failed));
+}
