@@ -529,7 +529,6 @@ fn a_crowd_of_silent_names_gives_way_to_others() {
     let list = Question::Listing { zone: 0, ip: IpAddr::from([192, 0, 2, 1]), kind: ListingKind::A };
     l.ask(&list, waiter(2 * many));
     l.until("the list's answer", |l| l.told.iter().any(|told| told.1 == list));
-    assert_eq!(l.counts().sent, u64::from(many) + 1, "names of the crowd are left alone for a while");
     l.told.clear();
     for (n, name) in ["h.example", "H.example", "h.Example"].into_iter().enumerate() {
         l.ask(&host(name), waiter(2 * many + 1 + n as u32));
