@@ -20,10 +20,10 @@ use super::sockets::Sockets;
 use super::table::Place;
 
 /// No single try takes longer than this.
-const MAX_TIMEOUT: Duration = Duration::from_secs(5);
+pub const MAX_TIMEOUT: Duration = Duration::from_secs(5);
 /// Tries with each server. With fewer, and a server known as fast, a lookup that takes its seconds
 /// would be given up; how long a connection waits is decided elsewhere.
-const TRIES: u32 = 6;
+pub const TRIES: u32 = 6;
 /// Queries in the life of one UDP socket: after that, another source port, which makes forged
 /// replies harder; and no socket is sent more replies at a time than its buffer holds.
 const QUERIES_PER_SOCKET: u32 = 250;

@@ -1,7 +1,7 @@
 //! The channels of the DNS client: which take new queries, and which only end those they have.
 //!
 //! Lists have one channel and names another, because c-ares cannot give up a single query but only all of a
-//! channel: where a crowd's names are silent, others' take their places, while lists are left alone. A channel
+//! channel: where a crowd's names are silent, others' take their places, while lists are left alone. Else a channel
 //! that is replaced, since its name servers or its memory are not wanted any more, is kept until its last query has ended.
 
 #![forbid(unsafe_code)]
@@ -40,6 +40,8 @@ pub struct Channels {
     resolv_conf: String,
     sockets: Arc<Sockets>,
     basket: Basket,
+    /// Those that channels ask, in the order in which they were given.
+    servers: Vec<String>,
     lists: Channel,
     names: Channel,
     /// Since when `names` takes queries.
@@ -52,7 +54,7 @@ pub struct Channels {
     is_blind: bool,
     /// Those for names that took queries before, in a crowd, and until when. The oldest is first.
     earlier: VecDeque<(Channel, Instant)>,
-    /// Those that were replaced, and those made for one query.
+    /// Those for lists that were replaced, and those made for one query.
     old: Vec<Channel>,
     stamp: Option<Stamp>,
     check_at: Instant,
@@ -76,6 +78,7 @@ impl Channels {
             resolv_conf,
             sockets,
             basket,
+            servers: names.servers(),
             lists,
             names,
             names_since: now,
@@ -98,14 +101,16 @@ impl Channels {
         let made = self.open_channel(self.speed()).and_then(|lists| Ok((lists, self.open_channel(self.speed())?)));
         let (lists, names) = made.inspect_err(|_| self.speeds = speeds)?;
         self.stamp = stamp;
+        self.servers = names.servers();
         self.replace(lists, names, now);
         Ok(())
     }
 
-    /// Makes new channels like those there are, since these keep the memory of their busiest time. As above otherwise.
+    /// Makes new channels for the same servers, since those there are keep the memory of their busiest time. As above
+    /// otherwise. A server that was found dead meanwhile has another chance.
     pub fn renew(&mut self, now: Instant) -> io::Result<()> {
-        let lists = self.like(&self.lists, &self.speeds[0])?;
-        let names = self.like(&self.names, self.speed())?;
+        let lists = self.open_for(&self.servers, &self.speeds[0])?;
+        let names = self.open_for(&self.servers, self.speed())?;
         self.replace(lists, names, now);
         Ok(())
     }
@@ -135,11 +140,15 @@ impl Channels {
         Channel::open(&self.nameservers, &self.resolv_conf, &self.sockets, basket, speed.first_timeout())
     }
 
-    /// A channel that asks the servers of `model`, in the order in which that has found them to answer, whatever has
-    /// become of resolv.conf.
+    /// A channel that asks the servers of `model`, in the order in which that has found them to answer.
     fn like(&self, model: &Channel, speed: &Speed) -> io::Result<Channel> {
+        self.open_for(&model.servers(), speed)
+    }
+
+    /// A channel that asks these, whatever has become of resolv.conf.
+    fn open_for(&self, servers: &[String], speed: &Speed) -> io::Result<Channel> {
         let mut channel = self.open_channel(speed)?;
-        channel.set_servers(&model.servers())?;
+        channel.set_servers(servers)?;
         Ok(channel)
     }
 
@@ -235,13 +244,18 @@ impl Channels {
         self.earlier.front().map(|(_, until)| *until + self.speed().patience(later))
     }
 
+    /// How long a name may be asked for again and again: as long as it would be if nobody wanted its place.
+    pub fn longest(&self) -> Duration {
+        self.speed().longest()
+    }
+
     /// Gives up all queries but those of the current channels.
     pub fn give_up_earlier(&mut self) {
         self.earlier.clear();
         self.old.clear();
     }
 
-    /// Queries for names that have not ended, but for those of channels that were replaced.
+    /// Queries for names that have not ended, but for those that went alone.
     pub fn names_under_way(&self) -> usize {
         self.names.under_way() + self.earlier.iter().map(|(channel, _)| channel.under_way()).sum::<usize>()
     }
@@ -275,7 +289,7 @@ impl Channels {
 
     /// The servers asked, for messages.
     pub fn servers(&self) -> Vec<String> {
-        self.names.servers()
+        self.servers.clone()
     }
 }
 

@@ -51,9 +51,6 @@ const MAX_IN_FLIGHT: usize = 2 * MAX_WANTED;
 pub(super) const FOR_LISTS: usize = 500;
 /// Queries for names, beyond which the rest is kept for such as were not asked for yet.
 const MAX_LATE: usize = 1000;
-/// How long a name is asked for again and again that others have waited for the place of, twice at least. As long as
-/// c-ares tries a server that it knows as fast.
-const SILENT_FOR: Duration = Duration::from_secs(12);
 /// Queries started in one turn, so that a burst neither holds up the loop for long nor has more
 /// replies come in than the sockets' buffers hold before they are read.
 const MAX_STARTED: usize = 256;
@@ -435,7 +432,8 @@ impl Resolver {
                     self.waiting.finish(place);
                     continue;
                 }
-                if !late || self.since(self.waiting.since(place), now) < SILENT_FOR {
+                // Twice at least, though it may have queued for long.
+                if !late || self.since(self.waiting.since(place), now) < self.channels.longest() {
                     self.waiting.postpone(place);
                     continue;
                 }

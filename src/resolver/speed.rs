@@ -7,14 +7,18 @@
 
 use std::time::{Duration, Instant};
 
+use super::channel::{MAX_TIMEOUT, TRIES};
+
 /// First time-out of a query while nothing is known; c-ares adapts it to what it sees, down to a quarter of a second.
 /// Short enough that a dead first server costs little.
 const FIRST_TIMEOUT: Duration = Duration::from_secs(2);
 const LEAST_TIMEOUT: Duration = Duration::from_millis(250);
-/// How long a query is left alone while others want its place, and if those have been asked for before: bounds.
+/// Bounds of how long a query is left alone while others want its place.
 const PATIENCE: [Duration; 2] = [Duration::from_millis(300), Duration::from_secs(3)];
-/// The latter only compete with each other, and where servers have become slow it is from them that it is learned.
-const PATIENCE_LATER: [Duration; 2] = [Duration::from_secs(4), Duration::from_secs(5)];
+/// The same if those have been asked for before: they only compete with each other, and where servers have become slow
+/// it is from them that it is learned. c-ares hears no answer to a try that has timed out, so there must be the time
+/// for a second one to be answered.
+const PATIENCE_LATER: [Duration; 2] = [Duration::from_secs(4), Duration::from_secs(8)];
 /// A query that has no answer by then is no longer timed.
 const TOO_LONG: Duration = Duration::from_secs(4);
 
@@ -59,12 +63,18 @@ impl Speed {
         self.usual.map_or(FIRST_TIMEOUT, |usual| (usual * 5).clamp(LEAST_TIMEOUT, FIRST_TIMEOUT))
     }
 
+    /// How long a server is tried by a query that is left alone: each time for twice as long.
+    pub fn longest(&self) -> Duration {
+        (0..TRIES).map(|n| (self.first_timeout() * (1 << n)).min(MAX_TIMEOUT)).sum()
+    }
+
     /// How long a query for a name is left alone if others want its place: such as were not asked for yet, or, `later`,
     /// only such as were.
     pub fn patience(&self, later: bool) -> Duration {
         let usual = self.usual.unwrap_or(FIRST_TIMEOUT / 4);
-        let ([least, most], times) = if later { (PATIENCE_LATER, 4) } else { (PATIENCE, 2) };
-        (usual * times).clamp(least, most)
+        let (alone, [least, most]) =
+            if later { (self.first_timeout() * 4, PATIENCE_LATER) } else { (usual * 2, PATIENCE) };
+        alone.clamp(least, most)
     }
 }
 
@@ -81,15 +91,16 @@ mod tests {
         let mut speed = Speed::default();
         let seen = |speed: &Speed| (speed.first_timeout(), speed.patience(false), speed.patience(true));
         let start = Instant::now();
-        assert_eq!(seen(&speed), (ms(2000), ms(1000), ms(4000)));
+        assert_eq!(seen(&speed), (ms(2000), ms(1000), ms(8000)));
         speed.sent(1, start);
         // While one is timed no other is.
         speed.sent(2, start + ms(10));
         speed.ended(2, true, start + ms(20));
         speed.ended(1, false, start + ms(30));
-        assert_eq!(seen(&speed), (ms(2000), ms(1000), ms(4000)));
+        assert_eq!(seen(&speed), (ms(2000), ms(1000), ms(8000)));
         assert!(!speed.is_known() && !speed.is_fast());
-        for (took, expected) in [(10, (250, 300, 4000)), (2010, (2000, 1020, 4000)), (9000, (2000, 3000, 5000))] {
+        assert_eq!(speed.longest(), ms(26_000));
+        for (took, expected) in [(10, (250, 300, 4000)), (2010, (2000, 1020, 8000)), (9000, (2000, 3000, 8000))] {
             speed.sent(3, start);
             speed.ended(3, true, start + ms(took));
             assert_eq!(seen(&speed), (ms(expected.0), ms(expected.1), ms(expected.2)), "{took}");
@@ -108,5 +119,6 @@ mod tests {
         });
         assert_eq!(seen(&speed), (ms(250), ms(300), ms(4000)));
         assert!(speed.is_known() && speed.is_fast());
+        assert_eq!(speed.longest(), ms(12_750));
     }
 }

@@ -546,29 +546,6 @@ fn a_crowd_of_silent_names_gives_way_to_others() {
     l.until("rest", |l| l.counts().in_flight == 0);
 }
 
-/// Name servers that take longer than a crowd is left alone for, be they known as fast: it takes a second try, and
-/// nobody goes without.
-#[test]
-fn slow_answers_to_many_come_in_the_end() {
-    let server = Dns::start();
-    server.otherwise(Message::new().rcode(3).late(Duration::from_millis(1300))).set("h.example", A, a("192.0.2.1"));
-    for were_fast in [false, true] {
-        let mut l = Loop::asking(&[server.address], 0);
-        if were_fast {
-            l.warm_up("h.example");
-        }
-        let before = l.counts().sent;
-        let count = 2 * MAX_WANTED as u32;
-        for n in 0..count {
-            assert_eq!(l.ask(&ptr(n), waiter(n)), None);
-        }
-        l.until("all answers", |l| l.told.len() == count as usize);
-        assert!(l.told.iter().all(|told| told.2 == Answer::Absent), "{:?}", l.failures.iter().next());
-        assert!(l.counts().sent - before > u64::from(count), "some were asked twice");
-        l.until("rest", |l| l.resolver.timeout(Instant::now()).is_none());
-    }
-}
-
 /// Queries that nobody waits for any more cannot be taken back, and keep nobody from being asked.
 #[test]
 fn while_orphans_hang_others_are_asked() {
