@@ -54,6 +54,7 @@ impl Reason {
 /// As in the original, what follows the number is not looked at: records have been written that way.
 pub fn max_per_ip(configured: u32, env: &Delta, base: &Base) -> u32 {
     let value = env.effective(b"MAXCPERIP", base).unwrap_or_default().trim_ascii_start();
+    let value = value.strip_prefix(b"+").unwrap_or(value);
     let digits = value.iter().take_while(|b| b.is_ascii_digit());
     let number = digits.fold(0u32, |n, digit| n.saturating_mul(10).saturating_add(u32::from(digit - b'0')));
     if number > 0 { number } else { configured }
@@ -73,6 +74,8 @@ mod tests {
             (None, Some("-3"), 4),
             (None, Some("many"), 4),
             (None, Some(" 7 of them"), 7),
+            (None, Some("+3"), 3),
+            (None, Some("+-3"), 4),
             (None, Some("99999999999"), u32::MAX),
             (None, Some(""), 4),
         ] {
