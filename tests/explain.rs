@@ -117,12 +117,15 @@ fn lists_are_told_with_how_they_were_judged() {
     dns.set("1.2.0.192.parked.example", A, Message::new().record(Record::a("203.0.113.80")));
     dns.set("1.2.0.192.silent.example", A, Message::new().fault(Fault::Silent));
     dns.set("1.2.0.192.broken.example", A, Message::new().rcode(2));
-    let lists = ["parked", "absent", "broken", "silent"].map(|name| format!("-block={name}.example"));
+    let lists =
+        ["parked.example", "parked.example,HIT/203.0.113.80,no", "absent.example", "broken.example", "silent.example"]
+            .map(|list| format!("-block={list}"));
     let options = ["-lookuptimeout=1".into(), format!("-nameserver={}", dns.address), "-explain=192.0.2.1".into()];
     let finished = Builder::default().options(lists).options(options).run();
     let expected = [
         "names: not looked up",
         "block parked.example for BLOCK: 203.0.113.80 is no listing, taken as not listed",
+        "block parked.example for HIT: listed",
         "block absent.example for BLOCK: not listed",
         "block broken.example for BLOCK: lookup failed, taken as not listed",
         "block silent.example for BLOCK: no answer in time, taken as not listed",
@@ -130,6 +133,8 @@ fn lists_are_told_with_how_they_were_judged() {
     ];
     assert_steps(&finished, 0, &expected);
     assert!(steps(&finished).contains(&"time is up: what is open counts as failed (-lookuptimeout)"), "{finished:?}");
+    let asked = steps(&finished).iter().filter(|step| **step == "asked A 1.2.0.192.parked.example").count();
+    assert_eq!(asked, 1, "two lists share the question: {}", finished.stdout);
     assert!(
         finished
             .stdout

@@ -44,7 +44,7 @@ impl Explanation<'_> {
     /// # Errors
     /// Output that cannot be written, a poll set or a DNS client that cannot be made.
     pub fn run(mut self, out: &mut impl Write) -> Result<bool, StartError> {
-        let mut out = Told { out, start: Instant::now(), failed: None };
+        let mut out = Told { out, start: Instant::now(), asked: Vec::new(), failed: None };
         let served = self.tell(&mut out)?;
         match out.failed {
             Some(error) => Err(StartError::system("cannot write to standard output", error)),
@@ -201,7 +201,11 @@ impl Explanation<'_> {
         out: &mut Told<'_, impl Write>,
     ) {
         lookup.pursue(session, config, wanted, KEY, now, |asked| match asked {
-            Ok(question) => out.say(format_args!("asked {}", question_text(question, &config.zones))),
+            Ok(question) if out.asked.contains(question) => {}
+            Ok(question) => {
+                out.say(format_args!("asked {}", question_text(question, &config.zones)));
+                out.asked.push(question.clone());
+            }
             Err(ip) => out.say(format_args!("asked for the name of {ip}")),
         });
     }
@@ -301,6 +305,8 @@ pub fn local_end(config: &Config, peer: IpAddr) -> SocketAddr {
 struct Told<'a, W> {
     out: &'a mut W,
     start: Instant,
+    /// What was told to be asked: several lists may share a zone, and then a question.
+    asked: Vec<Question>,
     /// The first error, told at the end.
     failed: Option<io::Error>,
 }
