@@ -233,3 +233,14 @@ fn helpers_end_with_the_daemon() {
         }
     });
 }
+
+/// As in a container, or under a manager, that leaves root without what it takes to be somebody else. Nothing is asked
+/// with more rights than a helper should have, and the reason is told.
+#[test]
+fn helpers_that_cannot_give_up_root_are_not_used() {
+    World::run("timeout:1", |_| {
+        let daemon = asking("-resolver=nss:1").prelude("set -- setpriv --bounding-set=-setuid \"$@\"").start();
+        assert_eq!(host_of(&daemon, "192.0.2.7").as_deref(), Some("softdnserr"));
+        daemon.wait_for_stderr("cannot give up its rights: Operation not permitted\n");
+    });
+}

@@ -14,6 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::unistd::{Pid, Uid};
 
 use super::{Escaped, Kind, Value, enabled, info, limited, limited_by, with};
@@ -154,6 +155,13 @@ pub fn control_refused(uid: Uid) {
 /// A helper process of `-resolver=nss` ended by itself. Another takes its place.
 pub fn helper_ended(pid: Pid) {
     limited(Kind::Helper, Level::Warning, format_args!("host name helper {pid} ended; replacing it"));
+}
+
+/// A helper process of `-resolver=nss` cannot give up what it must not have, and ends for that reason. Another takes
+/// its place.
+pub fn helper_unfit(pid: Pid, errno: Errno) {
+    let text = format_args!("host name helper {pid} cannot give up its rights: {}", errno.desc());
+    limited(Kind::Helper, Level::Warning, text);
 }
 
 /// A helper process of `-resolver=nss` found no end with `ip`. Another takes its place.

@@ -4,14 +4,17 @@
 
 use c_ares::{DnsParseFlags, DnsRecord};
 
-use super::nss_helper::{Reply, Request};
+use super::nss_helper::{Reply, Request, Said};
 use crate::policy::question::HostName;
 
 pub use super::name::is_host_name;
 pub use super::reply::{Found, Outcome, read};
 
 pub fn decode_helper_reply(packet: &[u8]) -> Option<(u32, HostName)> {
-    Reply::decode(packet).map(|reply| (reply.number, reply.name))
+    match Said::decode(packet) {
+        Said::Reply(reply) => Some((reply.number, reply.name)),
+        Said::Unfit(_) | Said::Nonsense => None,
+    }
 }
 
 pub fn encode_helper_reply(number: u32, name: HostName) -> Vec<u8> {

@@ -23,7 +23,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Gid, Pid, Uid};
 
 use super::cache::Cache;
-use super::nss_helper::{self, Helper, Lookup, Request};
+use super::nss_helper::{self, Helper, Lookup, Request, Said};
 use crate::log;
 use crate::policy::question::{HostName, Question};
 
@@ -315,7 +315,11 @@ impl NssResolver {
                     slot.make_busy(request, now + self.timeout);
                 }
                 // The question was not asked, so it is the next helper's.
-                _ => self.end(index, Fate::Broken, now),
+                _ => {
+                    // It may have said why.
+                    let _ = self.receive(index, now);
+                    self.end(index, Fate::Broken, now);
+                }
             }
         }
     }
@@ -325,8 +329,8 @@ impl NssResolver {
         for _ in 0..MAX_PACKETS {
             let slot = &mut self.slots[index];
             let Some(helper) = slot.helper() else { return Ok(()) };
-            match helper.reply() {
-                Ok(Some(reply)) => match slot.state {
+            match helper.hear() {
+                Ok(Said::Reply(reply)) => match slot.state {
                     State::Busy { ip, number, .. } if number == reply.number => {
                         slot.make_idle();
                         slot.failures = 0;
@@ -334,7 +338,8 @@ impl NssResolver {
                     }
                     _ => {}
                 },
-                Ok(None) | Err(Errno::EINTR) => {}
+                Ok(Said::Unfit(errno)) => log::helper_unfit(helper.pid, errno),
+                Ok(Said::Nonsense) | Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return Ok(()),
                 Err(error) => return Err(error),
             }

@@ -70,14 +70,35 @@ impl Helper {
         send(self.socket.as_raw_fd(), &request.encode(), MsgFlags::MSG_NOSIGNAL).map(drop)
     }
 
-    /// The next packet that is there. `Ok(None)`: one that is no reply. EAGAIN: none there.
-    /// EPIPE: the helper has closed its end.
-    pub fn reply(&self) -> Result<Option<Reply>, Errno> {
+    /// The next packet that is there. EAGAIN: none there. EPIPE: the helper has closed its end.
+    pub fn hear(&self) -> Result<Said, Errno> {
         let mut packet = [0; MAX_REPLY];
         match recv(self.socket.as_raw_fd(), &mut packet, MsgFlags::empty())? {
             0 => Err(Errno::EPIPE),
-            length => Ok(Reply::decode(&packet[..length])),
+            length => Ok(Said::decode(&packet[..length])),
         }
+    }
+}
+
+/// What a helper sends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Said {
+    Reply(Reply),
+    /// It cannot become what it should be, for that reason, and ends.
+    Unfit(Errno),
+    /// Whatever a library has to tell.
+    Nonsense,
+}
+
+impl Said {
+    pub fn decode(packet: &[u8]) -> Self {
+        if let Ok(number) = packet.try_into().map(i32::from_ne_bytes) {
+            return match Errno::from_raw(number) {
+                Errno::UnknownErrno => Said::Nonsense,
+                errno => Said::Unfit(errno),
+            };
+        }
+        Reply::decode(packet).map_or(Said::Nonsense, Said::Reply)
     }
 }
 
@@ -160,8 +181,16 @@ pub fn start(identity: Option<(Uid, Gid)>, lookup: Lookup, limit: Duration) -> i
     match unsafe { unistd::fork() }? {
         ForkResult::Parent { child } => Ok(Helper { pid: child, socket: ours }),
         ForkResult::Child => {
-            let confined = confine(&theirs, daemon, identity);
-            end(if confined.is_ok() { serve(lookup, limit) } else { 1 })
+            if unistd::dup2_stdin(&theirs).is_err() {
+                end(1)
+            }
+            match confine(&theirs, daemon, identity) {
+                Ok(()) => end(serve(lookup, limit)),
+                Err(errno) => {
+                    let _ = send(SOCKET, &(errno as i32).to_ne_bytes(), MsgFlags::MSG_NOSIGNAL);
+                    end(1)
+                }
+            }
         }
     }
 }
@@ -172,10 +201,9 @@ fn end(status: libc::c_int) -> ! {
     unsafe { libc::_exit(status) }
 }
 
-/// Makes the forked process what a helper is. An error ends it: it must not go on with more than
+/// Makes the forked process, whose standard input is `socket` already, what a helper is. An error ends it: it must not go on with more than
 /// it should have.
 fn confine(socket: &OwnedFd, daemon: Pid, identity: Option<(Uid, Gid)>) -> Result<(), Errno> {
-    unistd::dup2_stdin(socket)?;
     unistd::dup2_stdout(socket)?;
     unistd::dup2_stderr(socket)?;
     close_others()?;
@@ -345,10 +373,10 @@ mod tests {
     use super::*;
 
     /// What the helper says next, within reason.
-    fn next(helper: &Helper) -> Result<Option<Reply>, Errno> {
+    fn next(helper: &Helper) -> Result<Said, Errno> {
         let mut set = [PollFd::new(helper.socket.as_fd(), PollFlags::POLLIN)];
         poll(&mut set, PollTimeout::from(20_000u16)).unwrap();
-        helper.reply()
+        helper.hear()
     }
 
     fn ip(text: &str) -> IpAddr {
@@ -370,7 +398,7 @@ mod tests {
         let known = HostName::Known("mail.example.org".into());
         for name in [known, HostName::Absent, HostName::SoftError, HostName::Mismatch] {
             let reply = Reply { number: 7, name };
-            assert_eq!(Reply::decode(&reply.encode()), Some(reply));
+            assert_eq!(Said::decode(&reply.encode()), Said::Reply(reply));
         }
         let longest = ["a".repeat(61), "b".repeat(63), "c".repeat(63), "d".repeat(63)].join(".");
         let reply = Reply { number: 7, name: HostName::Known(longest.as_str().into()) };
@@ -388,9 +416,10 @@ mod tests {
             b"\0\0\0\0\x01\xff",
             b"\0\0\0\0\x02a",
             b"\0\0\0\0\x09",
+            b"log\n",
             b"some library: something is wrong\n",
         ] {
-            assert_eq!(Reply::decode(packet), None, "{packet:?}");
+            assert_eq!(Said::decode(packet), Said::Nonsense, "{packet:?}");
         }
         assert_eq!(Request::decode(b"\0\0\0\0"), None);
         assert_eq!(Request::decode(&[0; Request::SIZE + 1]), None);
@@ -411,7 +440,7 @@ mod tests {
     fn the_switch_is_asked_both_ways() {
         let helper = start(None, ask_switch, MINUTE).unwrap();
         helper.ask(Request { number: 5, ip: ip("127.0.0.1") }).unwrap();
-        let reply = next(&helper).unwrap().unwrap();
+        let Ok(Said::Reply(reply)) = next(&helper) else { panic!("no reply") };
         assert_eq!(reply.number, 5);
         assert!(matches!(reply.name, HostName::Known(_)), "{reply:?}");
         // The name of 127.0.0.1 leads to 127.0.0.1 alone.
@@ -427,7 +456,7 @@ mod tests {
     fn a_helper_has_one_socket_and_no_rights() {
         let helper = start(None, no_name, MINUTE).unwrap();
         helper.ask(Request { number: 1, ip: ip("192.0.2.1") }).unwrap();
-        assert_eq!(next(&helper), Ok(Some(Reply { number: 1, name: HostName::Absent })));
+        assert_eq!(next(&helper), Ok(Said::Reply(Reply { number: 1, name: HostName::Absent })));
 
         let proc = PathBuf::from(format!("/proc/{}", helper.pid));
         let status = fs::read_to_string(proc.join("status")).unwrap();
@@ -486,7 +515,7 @@ mod tests {
         }
         let helper = start(Some((Uid::from_raw(2), Gid::from_raw(3))), no_name, MINUTE).unwrap();
         helper.ask(Request { number: 1, ip: ip("192.0.2.1") }).unwrap();
-        assert!(next(&helper).unwrap().is_some());
+        assert!(matches!(next(&helper), Ok(Said::Reply(_))));
         let status = fs::read_to_string(format!("/proc/{}/status", helper.pid)).unwrap();
         assert!(status.contains("Uid:\t2\t2\t2\t2\n") && status.contains("Gid:\t3\t3\t3\t3\n"), "{status}");
         drop(helper.socket);
@@ -509,7 +538,7 @@ mod tests {
             helper.ask(Request { number: 1, ip: ip(address) }).unwrap();
             next(&helper)
         };
-        assert!(ask("192.0.2.1").unwrap().is_some());
+        assert!(matches!(ask("192.0.2.1"), Ok(Said::Reply(_))));
         assert_eq!(ask("::1"), Err(Errno::EPIPE));
         assert_eq!(waitpid(helper.pid, None), Ok(WaitStatus::Signaled(helper.pid, Signal::SIGALRM, false)));
     }
