@@ -88,7 +88,7 @@ impl Reactor {
         let program = origin.program.display().to_string();
         let (pid, output) = self.spawn_trial(origin).map_err(|error| {
             let error = format!("{}: {}", Escaped(program.as_bytes()), errno_text(&error));
-            log::err(format_args!("upgrade: {error}"));
+            log::err(format_args!("upgrade: {error}; going on as before"));
             error
         })?;
         let until = now + TRIAL_PATIENCE;
