@@ -152,7 +152,8 @@ impl Listeners {
             let listener = adopt_one(socket);
             let listener =
                 listener.map_err(|error| StartError::Listen { entry: "what was handed over".into(), error })?;
-            all.push(Listener { adopted: shared, ..listener });
+            let local = if shared { None } else { listener.socket.local_addr().ok().and_then(fixed_end) };
+            all.push(Listener { local, adopted: shared, ..listener });
         }
         Ok(Listeners { all, chosen: Vec::new(), registered: false })
     }
@@ -302,9 +303,10 @@ fn adopt_one(descriptor: OwnedFd) -> io::Result<Listener> {
         return Err(io::Error::other("not a listening socket"));
     }
     let socket = TcpListener::from(descriptor);
-    let local = socket.local_addr().map_err(|_| io::Error::other("not a TCP socket"))?;
+    socket.local_addr().map_err(|_| io::Error::other("not a TCP socket"))?;
     socket.set_nonblocking(true)?;
-    Ok(Listener { socket, local: fixed_end(local), adopted: true })
+    // Whoever has opened it may have it take connections to other addresses: IP_TRANSPARENT, or a BPF program.
+    Ok(Listener { socket, local: None, adopted: true })
 }
 
 #[cfg(test)]

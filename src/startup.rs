@@ -58,8 +58,11 @@ fn act(argv: impl IntoIterator<Item = OsString>) -> Result<i32, StartError> {
     let mut inherited = daemon::sanitize(matches!(role, Some((Role::Take, _))))?;
     log::begin();
     let parsed = cli::parse(argv)?;
-    for warning in parsed.warnings {
-        daemon::say(format_args!("warning: {warning}"));
+    // After an upgrade they are nothing new, and standard error may be one that nobody reads.
+    if !matches!(role, Some((Role::Take, _))) {
+        for warning in parsed.warnings {
+            daemon::say(format_args!("warning: {warning}"));
+        }
     }
     match parsed.action {
         Action::Run(config) => match role {
@@ -198,7 +201,7 @@ fn resume(config: &Config, inherited: &mut Inherited, number: RawFd) -> Result<R
         (Some(path), Some(file)) => Some(Lock::take_on(path, file)?),
         _ => None,
     };
-    let readiness = daemon::foreground()?;
+    let readiness = daemon::resumed()?;
     let written = config.pid_file.as_deref().zip(taken.pid_file.take());
     let mut pid_file = written.map(|(path, file)| PidFile::take_on(path, file));
     let origin = find_origin(config);
@@ -246,7 +249,7 @@ impl Outside {
     /// To be called by the process as it was started: going to the background changes the process
     /// id, which a service manager names, and closes the descriptors that nobody has taken.
     fn take_over(config: &Config, inherited: &mut Inherited) -> Result<Self, StartError> {
-        let manager = find_manager();
+        let manager = find_manager(|warning| daemon::say(warning));
         let mut sockets = Vec::new();
         let mut take = |entry: String, number| {
             let taken = inherited.take(number);
@@ -271,10 +274,10 @@ impl Outside {
     }
 }
 
-fn find_manager() -> Option<Manager> {
+fn find_manager(warn: impl Fn(fmt::Arguments<'_>)) -> Option<Manager> {
     Manager::from_environment(Instant::now()).unwrap_or_else(|error| {
         // It may be another service's, left over in the environment.
-        daemon::say(format_args!("warning: NOTIFY_SOCKET: {}", errno_text(&error)));
+        warn(format_args!("warning: NOTIFY_SOCKET: {}", errno_text(&error)));
         None
     })
 }
@@ -321,7 +324,7 @@ fn prepare(
             listeners = Listeners::take_on(std::mem::take(&mut state.listeners))?;
             let socket = config.control.as_ref().zip(state.control.take());
             control = socket.map(|(at, (socket, device, inode))| Server::take_on(socket, &at.path, (device, inode)));
-            (manager, handed) = (find_manager(), Some(state));
+            (manager, handed) = (find_manager(|warning| readiness.note(warning)), Some(state));
         }
     }
     identity.assume()?;
@@ -360,6 +363,7 @@ fn prepare(
         manager,
         control,
         origin,
+        handed: handed.as_ref().map_or(0, |state| state.connections.len() + state.lingering.len()),
     })?;
     if let Some(state) = handed {
         reactor.take_on(*state, Instant::now());

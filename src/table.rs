@@ -12,6 +12,8 @@
 pub const GENERATION_BITS: u32 = if usize::BITS >= 64 { 28 } else { 10 };
 /// Bits of an index: a table holds fewer entries than this allows.
 pub const INDEX_BITS: u32 = if usize::BITS >= 64 { 32 } else { 18 };
+/// Entries that a table can have.
+pub const MOST: usize = 1 << (INDEX_BITS - 1);
 
 const GENERATION_MASK: u32 = (1 << GENERATION_BITS) - 1;
 
@@ -68,7 +70,7 @@ impl<T> Table<T> {
         match self.vacant.pop() {
             Some(index) => self.entries[index as usize].value = Some(value),
             None => {
-                assert!(self.entries.len() < 1 << (INDEX_BITS - 1), "table full");
+                assert!(self.entries.len() < MOST, "table full");
                 self.entries.push(Entry { generation: key.generation, value: Some(value) });
             }
         }

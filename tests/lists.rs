@@ -6,8 +6,9 @@ mod common;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use common::dns::{A, ANY, Dns, Message, Record, TXT};
+use common::dns::{A, ANY, Dns, Fault, Message, Record, TXT};
 use common::*;
+use nix::sys::signal::Signal;
 
 fn asking(dns: &Dns) -> Builder {
     Builder::default().option(format!("-nameserver={}", dns.address)).option("-ipv4=plain")
@@ -151,4 +152,31 @@ fn the_access_record_settles_a_variable_without_a_query() {
     assert_eq!(daemon.session_from(blocked).bytes, b"");
     assert!(dns.asked().is_empty());
     assert_eq!(daemon.session_from(fresh_ip().into()).bytes, b"");
+}
+
+/// The process may be stopped for longer than the time limit: by a freezer, a debugger, a machine that swaps.
+#[test]
+fn an_answer_that_has_come_counts_though_the_time_is_over() {
+    let dns = Dns::start();
+    let client = IpAddr::from(fresh_ip());
+    let hit = Message::new().record(Record::a("127.0.0.2")).late(Duration::from_millis(500));
+    dns.otherwise(Message::new().fault(Fault::Silent)).set(&listed(client, "bl.test"), A, hit);
+    let daemon = Builder::default()
+        .bare()
+        .option(format!("-nameserver={}", dns.address))
+        .options(["-nodnslookup", "-noidentlookup", "-block=bl.test", "-drop", "-maxpending=1000", "-lookuptimeout=1"])
+        .start();
+    // More events than the daemon takes at a time come before the answer.
+    let others: Vec<_> = (0..300).map(|_| daemon.connect_from(fresh_ip().into())).collect();
+    let listed_client = daemon.connect_from(client);
+    wait_for("the list is asked", || dns.count(&listed(client, "bl.test"), A) == 1);
+    let since = Instant::now();
+    daemon.signal(Signal::SIGSTOP);
+    wait_for("the daemon is stopped", || {
+        procfs::status(daemon.pid(), "State").is_some_and(|state| state.starts_with('T'))
+    });
+    others.into_iter().for_each(Client::reset);
+    wait_for("the time is over", || since.elapsed() > Duration::from_millis(1300));
+    daemon.signal(Signal::SIGCONT);
+    assert_eq!(listed_client.finish().bytes, b"");
 }

@@ -4,6 +4,7 @@ mod common;
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
@@ -16,6 +17,7 @@ use std::thread;
 use common::daemon::{Background, lock_holder};
 use common::dns::{A, Dns, Fault, Message, PTR, Record};
 use common::*;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -511,4 +513,53 @@ fn a_leftover_variable_is_told_and_where_none_runs_there_is_nothing_to_do() {
     let pid = format!("-pid={}", scratch.join("pid").display());
     let finished = Builder::default().bare().options([&pid, "-upgrade"]).run_options();
     assert_eq!((finished.code(), finished.stderr.as_str()), (0, ""));
+}
+
+fn upgrade_by(control: &str) {
+    let finished = Builder::default().bare().options([control, "-upgrade"]).run_options();
+    assert_eq!((finished.code(), finished.stderr.as_str()), (0, ""), "{finished:?}");
+}
+
+/// What the new program has to warn of again must not wait for somebody to read standard error.
+#[test]
+fn standard_error_that_nobody_reads_hinders_no_upgrade() {
+    let scratch = Scratch::new();
+    let control = format!("-control={}", scratch.join("ctl").display());
+    let (_reader, writer) = nix::unistd::pipe().unwrap();
+    let mut writer = fs::File::from(writer);
+    let mut daemon = Builder::default()
+        .options([&control, "-proxyfrom=127.0.0.1", "-maxprocs=5000", "-stderr=/dev/null"])
+        .prelude("ulimit -n 256")
+        .stderr(writer.try_clone().unwrap())
+        .start();
+    let flags = fcntl(&writer, FcntlArg::F_GETFL).map(OFlag::from_bits_retain).unwrap();
+    fcntl(&writer, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).unwrap();
+    while writer.write(&[b'\n'; 512]).is_ok() {}
+    while writer.write(b"\n").is_ok() {}
+    fcntl(&writer, FcntlArg::F_SETFL(flags)).unwrap();
+    upgrade_by(&control);
+    assert!(daemon.session().report().is_some());
+    daemon.signal(Signal::SIGTERM);
+    assert!(daemon.wait().success());
+}
+
+/// What is kept for lookups stays as large as it was, or clients could take that as well.
+#[test]
+fn an_upgrade_with_all_places_taken_accepts_no_more() {
+    let scratch = Scratch::new();
+    let control = format!("-control={}", scratch.join("ctl").display());
+    let daemon = Builder::default()
+        .options([&control, "-maxprocs=1", "-maxpending=500", "-maxperip=500"])
+        .prelude("ulimit -n 100")
+        .steps(&["drain"])
+        .start();
+    let _clients: Vec<_> = (0..150).map(|_| daemon.connect()).collect();
+    daemon.wait_for_stderr("Too many open files");
+    let before = daemon.descriptors();
+    assert!(before < 90, "{before} of 100");
+    for n in 2..=3 {
+        upgrade_by(&control);
+        wait_for("the shortage is found again", || daemon.count_stderr("Too many open files") >= n);
+        assert!(daemon.descriptors() <= before + 2, "{} descriptors, {before} before", daemon.descriptors());
+    }
 }

@@ -11,6 +11,7 @@ use super::{dnslist, proxy, values};
 use crate::addr::Ipv4Form;
 use crate::config::{HostMismatch, ListKind};
 use crate::status::Form;
+use crate::table;
 
 /// What follows the name.
 #[derive(Debug, Clone, Copy)]
@@ -76,8 +77,9 @@ const GROUPS: [(Group, &str); 7] = [
     (Group::Other, "Other"),
 ];
 
-/// The most connections, slots or the like that a limit can name; more is a slip of the finger.
-const MOST: u32 = 1_000_000;
+/// The most connections, slots or the like that a limit can name; more is a slip of the finger, or with 32 bits more
+/// than there is room for.
+const MOST: u32 = if table::MOST < 2_000_000 { table::MOST as u32 / 2 } else { 1_000_000 };
 /// The longest time limit, in seconds.
 const LONGEST: u64 = 3600;
 

@@ -108,7 +108,7 @@ pub(super) fn finish(
         if spec.port == 0 {
             return Err(format!("-haproxy: '{}' has no port", shown(place.as_bytes())));
         }
-        if listen.is_some_and(|listen| listen.iter().all(|entry| entry.port != spec.port)) {
+        if listen.is_some_and(|listen| !listen.iter().any(|entry| may_meet(entry, &spec))) {
             warnings.push(format!("-haproxy: LIST has no port '{}'", shown(place.as_bytes())));
         }
         rules.push(ProxyRule { timeout, address: spec.address, port: Some(spec.port) });
@@ -117,6 +117,12 @@ pub(super) fn finish(
         warnings.push("-haproxy without -proxyfrom: whoever connects can claim any address".to_owned());
     }
     Ok(Some(Proxy { rules, from }))
+}
+
+/// True if a connection to `entry` can be one to `place`.
+fn may_meet(entry: &ListenSpec, place: &ListenSpec) -> bool {
+    let all = |ip: &Option<IpAddr>| ip.is_none_or(|ip| ip.is_unspecified());
+    entry.port == place.port && (all(&entry.address) || all(&place.address) || entry.address == place.address)
 }
 
 #[cfg(test)]

@@ -237,6 +237,7 @@ fn odd_but_harmless_is_a_warning() {
         ("-block=z.ex -blockany=y.ex", "-blockany=y.ex: no -block or -allow asks this zone"),
         ("-haproxy", "-haproxy without -proxyfrom: whoever connects can claim any address"),
         ("-haproxy=/port=26 -proxyfrom=::1", "-haproxy: LIST has no port '26'"),
+        ("-haproxy=/port=192.0.2.1.25 -proxyfrom=::1 -address=192.0.2.2", "-haproxy: LIST has no port '192.0.2.1.25'"),
         ("-proxyfrom=::1", "-proxyfrom does nothing without -haproxy"),
         ("-stderrloggername=n", "-stderrloggername does nothing without -stderrlogger"),
         ("-nodnslookup -nameserver=::1", "-nameserver does nothing with -nodnslookup and without -block and -allow"),
@@ -261,6 +262,8 @@ fn what_has_an_effect_gives_no_warning() {
         "-resolver=nss -nameserver=::1 -block=z.ex",
         "-identtimeout=3",
         "-noidentlookup -nodnslookup -lookuptimeout=3",
+        "-haproxy=/port=192.0.2.1.25,/port=0.0.0.0.25,/port=[::]:25 -proxyfrom=::1",
+        "-haproxy=/port=192.0.2.1.25,/port=0.0.0.0.25 -proxyfrom=::1 -address=192.0.2.1",
     ] {
         config(options);
     }

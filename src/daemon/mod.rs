@@ -22,7 +22,7 @@ use nix::sys::signal::{SigmaskHow, Signal, sigprocmask};
 use nix::unistd::{Pid, chdir, dup2_stdin, getpid, pipe2, setpgid};
 
 use crate::error::StartError;
-use crate::sys;
+use crate::{log, sys};
 
 /// Begins each line on standard error.
 const NAME: &str = "couriertcpd";
@@ -119,7 +119,7 @@ pub fn detach(inherited: Inherited) -> Result<Side, StartError> {
         }
         Outcome::Child(result) => {
             drop(read);
-            let readiness = Readiness { caller: Some(File::from(write)) };
+            let readiness = Readiness { caller: Caller::Waits(File::from(write)) };
             let begun = match result {
                 Ok(_) => lead_group(),
                 Err(error) => Err(background_error(error.to_string())),
@@ -136,7 +136,14 @@ pub fn detach(inherited: Inherited) -> Result<Side, StartError> {
 /// of its own, so that ending all programs of the group ends none of the caller's.
 pub fn foreground() -> Result<Readiness, StartError> {
     lead_group()?;
-    Ok(Readiness { caller: None })
+    Ok(Readiness { caller: Caller::Foreground })
+}
+
+/// Stays as it is after an upgrade. What there is to say goes to the log, which never waits: standard error may be a
+/// pipe that is full, and connections are in hand.
+pub fn resumed() -> Result<Readiness, StartError> {
+    lead_group()?;
+    Ok(Readiness { caller: Caller::Gone })
 }
 
 fn lead_group() -> Result<(), StartError> {
@@ -167,16 +174,29 @@ fn clean_line(line: impl fmt::Display) -> String {
 #[derive(Debug)]
 #[must_use = "the starting command waits for it"]
 pub struct Readiness {
-    caller: Option<File>,
+    caller: Caller,
+}
+
+#[derive(Debug)]
+enum Caller {
+    /// There is none but this process, which has its standard error.
+    Foreground,
+    Waits(File),
+    /// It was told long ago.
+    Gone,
 }
 
 impl Readiness {
     /// A line for the caller's standard error: a warning that does not keep us from starting.
     pub fn note(&self, line: impl fmt::Display) {
         match &self.caller {
-            None => say(line),
+            Caller::Foreground => say(line),
             // A caller that has gone away hinders nothing.
-            Some(pipe) => drop((&*pipe).write_all(clean_line(line).as_bytes())),
+            Caller::Waits(pipe) => drop((&*pipe).write_all(clean_line(line).as_bytes())),
+            Caller::Gone => {
+                let line = line.to_string();
+                log::warning(format_args!("{}", line.strip_prefix("warning: ").unwrap_or(&line)));
+            }
         }
     }
 
@@ -184,8 +204,9 @@ impl Readiness {
     pub fn print(&self, line: impl fmt::Display) {
         // Nobody who does not listen is hindered by it, as above.
         let _ = match &self.caller {
-            None => writeln!(io::stdout(), "{line}"),
-            Some(pipe) => (&*pipe).write_all(format!("{}{line}\n", char::from(OUTPUT)).as_bytes()),
+            Caller::Foreground => writeln!(io::stdout(), "{line}"),
+            Caller::Gone => Ok(()),
+            Caller::Waits(pipe) => (&*pipe).write_all(format!("{}{line}\n", char::from(OUTPUT)).as_bytes()),
         };
     }
 
@@ -214,7 +235,7 @@ impl Readiness {
     }
 
     fn end(self, how: u8) {
-        if let Some(mut pipe) = self.caller {
+        if let Caller::Waits(mut pipe) = self.caller {
             let _ = pipe.write_all(&[how]);
         }
     }
@@ -286,7 +307,7 @@ mod tests {
 
     fn told_and_printed(speak: impl FnOnce(Readiness)) -> (i32, String, String) {
         let (read, write) = pipe2(OFlag::O_CLOEXEC).unwrap();
-        speak(Readiness { caller: Some(File::from(write)) });
+        speak(Readiness { caller: Caller::Waits(File::from(write)) });
         let mut said = Vec::new();
         let mut printed = Vec::new();
         let status = await_daemon(File::from(read), None, &mut printed, &mut said);

@@ -9,7 +9,7 @@
 
 pub mod header;
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
@@ -81,10 +81,12 @@ fn receive(stream: &TcpStream, buffer: &mut [u8], flags: MsgFlags) -> Result<usi
 /// How long a connection that came to `local` may take for its header. None: it has none.
 pub fn time_limit(proxy: &Proxy, local: SocketAddr) -> Option<Duration> {
     let fits = |wanted: Option<bool>| wanted.unwrap_or(true);
+    // As an address to listen at, :: is both families'.
+    let covers = |ip: IpAddr| ip == local.ip() || ip.is_unspecified() && (ip.is_ipv6() || local.is_ipv4());
     let rule = proxy
         .rules
         .iter()
-        .find(|rule| fits(rule.port.map(|port| port == local.port())) && fits(rule.address.map(|ip| ip == local.ip())));
+        .find(|rule| fits(rule.port.map(|port| port == local.port())) && fits(rule.address.map(covers)));
     rule.map(|rule| rule.timeout)
 }
 
@@ -218,6 +220,16 @@ mod tests {
         }
         proxy.rules.push(rule(4, None, None));
         assert_eq!(time_limit(&proxy, "192.0.2.1:26".parse().unwrap()), Some(Duration::from_secs(4)));
+        for (place, local, expected) in [
+            ("0.0.0.0", "192.0.2.1:25", true),
+            ("0.0.0.0", "[2001:db8::1]:25", false),
+            ("::", "192.0.2.1:25", true),
+            ("::", "[2001:db8::1]:25", true),
+            ("::", "[2001:db8::1]:26", false),
+        ] {
+            proxy.rules = vec![rule(5, Some(place), Some(25))];
+            assert_eq!(time_limit(&proxy, local.parse().unwrap()).is_some(), expected, "{place} {local}");
+        }
     }
 
     #[test]

@@ -298,7 +298,7 @@ pub fn local_end(config: &Config, peer: IpAddr) -> SocketAddr {
         socket.local_addr().ok().map(|local| local.ip())
     };
     let unknown = || if peer.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() };
-    SocketAddr::new(address.or_else(reached).unwrap_or_else(unknown), port)
+    SocketAddr::new(address.filter(|ip| !ip.is_unspecified()).or_else(reached).unwrap_or_else(unknown), port)
 }
 
 /// Lines with the time since the start in front.

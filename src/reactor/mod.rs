@@ -68,6 +68,8 @@ use upgrade::{Origin, Trial};
 
 /// Events taken from the kernel in one turn.
 const EVENTS: usize = 256;
+/// Turns in a row that may leave time limits aside because there were as many events.
+const UNSEEN_MOST: u32 = 50;
 
 /// Connections taken from one listener in one turn, so that a flood does not keep lookups and
 /// children waiting.
@@ -100,6 +102,8 @@ pub struct Parts {
     pub control: Option<Server>,
     /// With `control`: what an upgrade needs.
     pub origin: Option<Origin>,
+    /// Connections that are open already: [`Reactor::take_on`] is given them.
+    pub handed: usize,
 }
 
 /// Why the loop has ended.
@@ -183,6 +187,8 @@ pub struct Reactor {
     peak: usize,
     /// True if `Due::Quiet` is set.
     settling: bool,
+    /// The turns in a row that had as many events as fit in.
+    unseen: u32,
     terminate: bool,
 }
 
@@ -191,7 +197,7 @@ impl Reactor {
     pub fn new(parts: Parts) -> Result<Self, StartError> {
         let failed = |error: io::Error| StartError::system("cannot set up the event loop", error);
         let Parts { config, base, listeners, access, spawner, stderr, logger_starter, nss, .. } = parts;
-        let Parts { mut signals, manager, control, origin, .. } = parts;
+        let Parts { mut signals, manager, control, origin, handed, .. } = parts;
         let poll = Poll::new().map_err(failed)?;
         poll.registry().register(&mut signals, Source::Signals.token(), Interest::READABLE).map_err(failed)?;
         let now = Instant::now();
@@ -211,7 +217,7 @@ impl Reactor {
             backlogged: VecDeque::new(),
             shortage: false,
             starts_rest: false,
-            reserve: Reserve::new(),
+            reserve: Reserve::new(handed),
             access,
             lookup,
             headers: Table::default(),
@@ -230,6 +236,7 @@ impl Reactor {
             control,
             peak: 0,
             settling: false,
+            unseen: 0,
             drain: None,
             origin,
             trial: None,
@@ -273,12 +280,19 @@ impl Reactor {
             return 0;
         }
         let now = clock();
+        let mut count = 0;
         for event in &*events {
             self.dispatch(event, now);
+            count += 1;
         }
-        self.expire(now);
         self.lookup.turn(now);
         self.take_answers(now);
+        // After the answers: if this process was stopped for a while, they have come in time and time limits are over.
+        // For the same reason not while there may be more events than fitted in.
+        self.unseen = if count < EVENTS { 0 } else { self.unseen + 1 };
+        if self.unseen == 0 || self.unseen > UNSEEN_MOST {
+            self.expire(now);
+        }
         self.accept_waiting(now);
         self.take_answers(now);
         self.fill_slots(STARTS, now);
@@ -292,7 +306,7 @@ impl Reactor {
         }
         self.open_or_close_the_door(now);
         self.tell_counts(now);
-        events.iter().count()
+        count
     }
 
     /// What is held at the moment: for tests, which compare it with what should be.

@@ -75,10 +75,12 @@ pub(super) struct Reserve {
 }
 
 impl Reserve {
-    /// To be called when all is open that the loop keeps open.
-    pub fn new() -> Self {
+    /// To be called when all is open that the loop keeps open. `connections` are open beside that, taken over from
+    /// the program before: with them the reserve would become smaller with each upgrade.
+    pub fn new(connections: usize) -> Self {
         let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((256, 256));
-        Self::of(RawFd::try_from(soft).unwrap_or(RawFd::MAX), lowest_free().unwrap_or(0))
+        let taken = lowest_free().unwrap_or(0).saturating_sub(RawFd::try_from(connections).unwrap_or(RawFd::MAX));
+        Self::of(RawFd::try_from(soft).unwrap_or(RawFd::MAX), taken.max(0))
     }
 
     /// A quarter of what is free at the start: clients must have some, too.

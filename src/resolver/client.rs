@@ -33,10 +33,11 @@ use super::channel::{Basket, Reply};
 use super::channels::Channels;
 use super::name;
 use super::packed::Packed;
+use super::queues::Allowed;
 use super::reply::{FAILURE_TTL, Failure, Outcome};
 use super::sockets::Sockets;
 use super::table::Place;
-use super::waiting::{Added, Allowed, Expected, Waiters, Waiting, is_before, next_number};
+use super::waiting::{Added, Expected, Waiters, Waiting, is_before, next_number};
 
 /// Queries in flight that somebody waits for. One takes some 1,100 bytes, nearly all of them in
 /// c-ares, so this many take 2.2 MB; a question in the queue takes 64. With answers 50 ms late it
@@ -282,7 +283,7 @@ impl Resolver {
             return Some(Duration::ZERO);
         }
         let settle = self.is_past_peak().then(|| (self.settled + SETTLE_EVERY).saturating_duration_since(now));
-        let lists_wait = self.lists_rest.filter(|_| self.waiting.lists_queued() > 0);
+        let lists_wait = self.lists_rest.filter(|_| self.waiting.queues().lists() > 0);
         let rest = lists_wait.map(|until| until.saturating_duration_since(now));
         let room = self.lacks_room().and_then(|later| self.channels.room_at(later));
         let room = room.map(|at| at.saturating_duration_since(now));
@@ -343,10 +344,10 @@ impl Resolver {
 
     /// Which queues may be sent from.
     fn allowed(&self) -> Allowed {
-        let within = |kept: usize| self.waiting.wanted() + kept < MAX_WANTED && self.in_flight + kept < MAX_IN_FLIGHT;
-        let names = within(FOR_LISTS);
-        let late = names && self.waiting.late_queued() > 0 && self.channels.names_under_way() < MAX_LATE;
-        Allowed { lists: self.lists_rest.is_none() && within(0), names, late }
+        let left = MAX_WANTED.saturating_sub(self.waiting.wanted()).min(MAX_IN_FLIGHT.saturating_sub(self.in_flight));
+        let names = left > FOR_LISTS;
+        let late = names && self.waiting.queues().late() > 0 && self.channels.names_under_way() < MAX_LATE;
+        Allowed { lists: if self.lists_rest.is_none() { left } else { 0 }, names, late }
     }
 
     fn may_start(&self) -> bool {
@@ -356,12 +357,12 @@ impl Resolver {
     /// Whether names wait until others end: false, such as were not asked for yet; true, only such as were. None, too,
     /// where it is lists that have the places.
     fn lacks_room(&self) -> Option<bool> {
-        if self.waiting.names_queued() > 0 && !self.allowed().names {
+        if self.waiting.queues().names() > 0 && !self.allowed().names {
             let names = self.channels.names_under_way();
             let others = self.waiting.wanted().saturating_sub(names);
             return (others < MAX_WANTED - FOR_LISTS && names > 0).then_some(false);
         }
-        let is_late = self.waiting.late_queued() > 0 && self.channels.names_under_way() >= MAX_LATE;
+        let is_late = self.waiting.queues().late() > 0 && self.channels.names_under_way() >= MAX_LATE;
         (is_late || self.has_orphans()).then_some(true)
     }
 

@@ -14,6 +14,7 @@ mod name;
 pub mod nss;
 mod nss_helper;
 mod packed;
+mod queues;
 mod reply;
 mod sockets;
 mod speed;

@@ -17,8 +17,8 @@ const LEAST_TIMEOUT: Duration = Duration::from_millis(250);
 const PATIENCE: [Duration; 2] = [Duration::from_millis(300), Duration::from_secs(3)];
 /// The same if those have been asked for before: they only compete with each other, and where servers have become slow
 /// it is from them that it is learned. c-ares hears no answer to a try that has timed out, so there must be the time
-/// for a second one to be answered.
-const PATIENCE_LATER: [Duration; 2] = [Duration::from_secs(4), Duration::from_secs(8)];
+/// for a later one to be answered, with tries that begin with a quarter of a second as well.
+const PATIENCE_LATER: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(8)];
 /// A query that has no answer by then is no longer timed.
 const TOO_LONG: Duration = Duration::from_secs(4);
 
@@ -100,7 +100,7 @@ mod tests {
         assert_eq!(seen(&speed), (ms(2000), ms(1000), ms(8000)));
         assert!(!speed.is_known() && !speed.is_fast());
         assert_eq!(speed.longest(), ms(26_000));
-        for (took, expected) in [(10, (250, 300, 4000)), (2010, (2000, 1020, 8000)), (9000, (2000, 3000, 8000))] {
+        for (took, expected) in [(10, (250, 300, 5000)), (2010, (2000, 1020, 8000)), (9000, (2000, 3000, 8000))] {
             speed.sent(3, start);
             speed.ended(3, true, start + ms(took));
             assert_eq!(seen(&speed), (ms(expected.0), ms(expected.1), ms(expected.2)), "{took}");
@@ -117,7 +117,7 @@ mod tests {
             speed.sent(n, start);
             speed.ended(n, true, start + ms(1));
         });
-        assert_eq!(seen(&speed), (ms(250), ms(300), ms(4000)));
+        assert_eq!(seen(&speed), (ms(250), ms(300), ms(5000)));
         assert!(speed.is_known() && speed.is_fast());
         assert_eq!(speed.longest(), ms(12_750));
     }

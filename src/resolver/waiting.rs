@@ -1,14 +1,14 @@
 //! The questions somebody waits for: who waits, which are asked, which are still in the queue.
 //!
 //! An entry is small, as there may be sixty thousand of them: the question without its name, the
-//! first of those who wait, and a few numbers; 64 bytes in all. There is a queue for
-//! lists, which goes first, one for names, and one for names that were asked for once and gave way to others.
-//! Each is in order of arrival, for questions, not for connections. That is fair, because a connection asks for a
+//! first of those who wait, and a few numbers; 64 bytes in all. The queues (see `queues`) are in order of arrival,
+//! for questions, not for connections. That is fair, because a connection asks for a
 //! bounded number at a time: its lists and its PTR record, later a few of the names found, and goes to the end of
 //! the queue with each. Pure: no I/O, no clock.
 
 #![forbid(unsafe_code)]
 
+use super::queues::{Allowed, Queues};
 use super::table::{List, Place, Table};
 use crate::policy::question::Question;
 use crate::table::Key;
@@ -161,25 +161,11 @@ pub struct Expected {
     pub late: bool,
 }
 
-/// What may be sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Allowed {
-    pub lists: bool,
-    pub names: bool,
-    /// Names that have given way to others.
-    pub late: bool,
-}
-
 #[derive(Default)]
 pub struct Waiting {
     table: Table<Entry>,
-    /// Not yet sent, in order of arrival: for lists, and for names.
-    lists: List,
-    names: List,
-    /// Names that were sent, and gave way.
-    late: List,
-    /// Entries that were sent and are still waited for.
-    wanted: usize,
+    /// Not yet sent.
+    queues: Queues,
 }
 
 /// What came of adding a waiter.
@@ -200,27 +186,16 @@ impl Waiting {
     }
 
     pub fn queued(&self) -> usize {
-        self.lists.len() + self.names.len() + self.late.len()
+        self.queues.len()
     }
 
-    /// Of the queued ones those for DNS access lists.
-    pub fn lists_queued(&self) -> usize {
-        self.lists.len()
-    }
-
-    /// Of the queued ones those for names that were not sent yet.
-    pub fn names_queued(&self) -> usize {
-        self.names.len()
-    }
-
-    /// And those for names that have given way to others.
-    pub fn late_queued(&self) -> usize {
-        self.late.len()
+    pub fn queues(&self) -> &Queues {
+        &self.queues
     }
 
     /// Questions sent that somebody waits for.
     pub fn wanted(&self) -> usize {
-        self.wanted
+        self.queues.wanted()
     }
 
     /// Adds a waiter. A question whose query was started before query `fresh` is queued again: the
@@ -235,7 +210,7 @@ impl Waiting {
         let Some(entry) = self.table.get_mut(place) else { return Added::Queued };
         let silent_for = now.wrapping_sub(entry.since);
         if entry.waiters.is_empty() {
-            self.wanted += 1;
+            self.queues.count(question);
             entry.since = now;
         }
         entry.waiters.add(waiter);
@@ -283,7 +258,7 @@ impl Waiting {
             return;
         }
         if entry.is_sent() {
-            self.wanted -= 1;
+            self.queues.discount(question);
         } else {
             self.dequeue(place);
             self.table.remove(place);
@@ -292,23 +267,17 @@ impl Waiting {
 
     /// True if there is something that [`Waiting::send_next`] would take.
     pub fn has_next(&self, allowed: Allowed) -> bool {
-        self.next(allowed).is_some()
+        self.queues.first(allowed).is_some()
     }
 
-    /// Takes the question that is next, to be sent as query `number`: of what is allowed one for a list before one for
-    /// a name, and one that has given way last.
+    /// Takes the question that is next, to be sent as query `number`.
     pub fn send_next(&mut self, number: u32, allowed: Allowed) -> Option<(Place, &Question)> {
-        let place = self.next(allowed)?;
+        let place = self.queues.first(allowed)?;
         self.dequeue(place);
         self.table.get_mut(place)?.set_stage(Stage::Sent(number));
-        self.wanted += 1;
-        Some((place, self.table.question(place)))
-    }
-
-    fn next(&self, allowed: Allowed) -> Option<Place> {
-        let Allowed { lists, names, late } = allowed;
-        let queues = [(lists, &self.lists), (names, &self.names), (late, &self.late)];
-        queues.into_iter().filter(|(allowed, _)| *allowed).find_map(|(_, queue)| queue.first())
+        let question = self.table.question(place);
+        self.queues.count(question);
+        Some((place, question))
     }
 
     /// A question that was sent is sent once more, by itself, as query `number`.
@@ -341,18 +310,14 @@ impl Waiting {
 
     fn take_back(&mut self, place: Place, stage: Stage) {
         if self.table.get(place).is_some_and(Entry::is_sent) {
-            self.wanted -= 1;
+            self.queues.discount(self.table.question(place));
             self.enqueue_as(place, stage);
         }
     }
 
     fn queue_of(&mut self, place: Place) -> &mut List {
         let is_late = self.table.get(place).is_some_and(|entry| entry.stage() == Stage::Late);
-        match self.table.question(place) {
-            _ if is_late => &mut self.late,
-            Question::Listing { .. } => &mut self.lists,
-            Question::Names(_) | Question::Addresses(..) => &mut self.names,
-        }
+        self.queues.of(self.table.question(place), is_late)
     }
 
     fn enqueue_as(&mut self, place: Place, stage: Stage) {
@@ -381,7 +346,9 @@ impl Waiting {
     /// Takes out a question that was sent, for its answer has come; also since when it was asked for.
     pub fn finish(&mut self, place: Place) -> Option<(Question, Waiters, u32)> {
         let (question, entry) = self.table.remove(place)?;
-        self.wanted -= usize::from(!entry.waiters.is_empty());
+        if !entry.waiters.is_empty() {
+            self.queues.discount(&question);
+        }
         Some((question, entry.waiters, entry.since))
     }
 
@@ -410,8 +377,8 @@ mod tests {
         Key { index, generation: 0 }
     }
 
-    const NOTHING: Allowed = Allowed { lists: false, names: false, late: false };
-    const ALL: Allowed = Allowed { lists: true, names: true, late: true };
+    const NOTHING: Allowed = Allowed { lists: 0, names: false, late: false };
+    const ALL: Allowed = Allowed { lists: usize::MAX, names: true, late: true };
 
     #[test]
     fn an_entry_has_64_bytes() {
@@ -476,8 +443,8 @@ mod tests {
         waiting.add(&question(1), key(1), 0, None);
         waiting.add(&list(1), key(1), 0, None);
         waiting.add(&list(2), key(1), 0, None);
-        assert_eq!((waiting.queued(), waiting.lists_queued()), (3, 2));
-        assert_eq!(waiting.names_queued(), 1);
+        assert_eq!((waiting.queued(), waiting.queues().lists()), (3, 2));
+        assert_eq!(waiting.queues().names(), 1);
         assert_eq!(
             waiting.send_next(1, Allowed { names: false, late: false, ..ALL }).map(|(_, asked)| asked.clone()),
             Some(list(1))
@@ -486,6 +453,45 @@ mod tests {
         assert_eq!(waiting.send_next(2, ALL).map(|(_, asked)| asked.clone()), Some(list(2)));
         assert_eq!(waiting.send_next(3, Allowed { names: false, late: false, ..ALL }), None);
         assert_eq!(waiting.send_next(3, ALL).map(|(_, asked)| asked.clone()), Some(question(1)));
+    }
+
+    /// One whose servers are silent keeps its places.
+    #[test]
+    fn the_list_with_the_fewest_questions_under_way_is_next() {
+        let mut waiting = Waiting::default();
+        let list = |zone, n: u8| Question::Listing { zone, ip: IpAddr::from([192, 0, 2, n]), kind: ListingKind::A };
+        let mut sent = 0;
+        let mut send = |waiting: &mut Waiting| {
+            sent += 1;
+            let (place, asked) = waiting.send_next(sent, ALL).unwrap();
+            (place, asked.clone())
+        };
+        let add = |waiting: &mut Waiting, zone, n: u8| waiting.add(&list(zone, n), key(n.into()), 0, None);
+        (1..=6).for_each(|n| assert_eq!(add(&mut waiting, 0, n), Added::Queued));
+        (1..=3).for_each(|n| assert_eq!(send(&mut waiting).1, list(0, n)));
+        (1..=3).for_each(|n| assert_eq!(add(&mut waiting, 7, n), Added::Queued));
+        // The second list is answered each time.
+        for n in 1..=2 {
+            let (place, asked) = send(&mut waiting);
+            assert_eq!(asked, list(7, n));
+            waiting.finish(place);
+        }
+        assert_eq!(send(&mut waiting).1, list(7, 3));
+        assert_eq!(send(&mut waiting).1, list(0, 4));
+        // Whatever takes a place back counts: nobody waits for it, it is queued again, it is answered.
+        waiting.remove(&list(0, 1), key(1));
+        let second = waiting.table.find(&list(0, 2)).unwrap();
+        waiting.requeue(second);
+        waiting.finish(waiting.table.find(&list(0, 3)).unwrap());
+        add(&mut waiting, 7, 4);
+        add(&mut waiting, 7, 5);
+        assert!(!waiting.has_next(Allowed { lists: 0, ..ALL }), "there is no place");
+        let order: Vec<_> = (0..5).map(|_| send(&mut waiting).1).collect();
+        assert_eq!(order, [list(0, 5), list(7, 4), list(0, 6), list(7, 5), list(0, 2)]);
+        add(&mut waiting, 0, 7);
+        assert!(!waiting.has_next(Allowed { lists: 4, ..ALL }), "it has as many as are left");
+        add(&mut waiting, 5, 1);
+        assert!(waiting.has_next(Allowed { lists: 1, ..ALL }), "another one has none");
     }
 
     #[test]
@@ -521,7 +527,7 @@ mod tests {
             places.push(waiting.send_next(n.into(), ALL).unwrap().0);
         }
         places.iter().for_each(|&place| waiting.postpone(place));
-        assert_eq!((waiting.wanted(), waiting.queued(), waiting.names_queued()), (0, 3, 0));
+        assert_eq!((waiting.wanted(), waiting.queued(), waiting.queues().names()), (0, 3, 0));
         assert_eq!(waiting.state(&question(1)), Some((true, 0)), "it has been asked");
         assert_eq!(waiting.expects(places[0], 1), None);
         assert!(!waiting.has_next(Allowed { late: false, ..ALL }));
@@ -529,7 +535,7 @@ mod tests {
             waiting.add(&question(n), key(n.into()), 0, None);
         }
         assert_eq!(waiting.add(&question(2), key(9), 900, None), Added::Shared);
-        assert_eq!(waiting.names_queued(), 3);
+        assert_eq!(waiting.queues().names(), 3);
         let order: Vec<_> =
             (10..15).map(|n| waiting.send_next(n, ALL).map(|(_, asked)| asked.clone()).unwrap()).collect();
         assert_eq!(order, [4, 5, 2, 1, 3].map(question));

@@ -82,6 +82,7 @@ impl Daemon {
             manager: None,
             control: None,
             origin: None,
+            handed: 0,
             listeners,
             config: *config,
         };

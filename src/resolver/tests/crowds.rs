@@ -97,6 +97,7 @@ fn slow_answers_come_in_the_end(late: Duration, were_fast: bool) {
     let failed = l.told.iter().filter(|told| told.2 != Answer::Absent).count();
     // A server known as fast c-ares itself gives up earlier, a few times where the machine is busy.
     assert!(failed <= if were_fast { 100 } else { 0 }, "{failed}, {:?}", l.failures.iter().next());
+    println!("{failed} of {} failed", 2 * MAX_WANTED);
     assert!(l.counts().sent - before > 2 * MAX_WANTED as u64, "some were asked twice");
     l.until("rest", |l| l.resolver.timeout(Instant::now()).is_none());
 }
@@ -147,4 +148,35 @@ fn what_has_queued_for_long_is_asked_for_twice() {
     l.resolver.turn(late + Duration::from_secs(3));
     assert!(l.resolver.counts().in_flight < PLACES as usize, "they were given up");
     assert!(l.resolver.next_finished(late).is_none_or(|finished| finished.answer != Answer::Failed));
+}
+
+/// Lists do not give way to each other, since whoever asks for one has to wait for it; but none takes all the places.
+#[test]
+fn a_silent_list_leaves_places_to_another() {
+    let server = Dns::start();
+    server.otherwise(Message::new().rcode(3));
+    server.set("*.bl.example", A, Message::new().fault(Fault::Silent));
+    let mut l = Loop::asking(&[server.address], 0);
+    let listing = |zone, n: u32| Question::Listing { zone, ip: IpAddr::from(n.to_be_bytes()), kind: ListingKind::A };
+    let start = Instant::now();
+    let count = 2 * MAX_WANTED as u32;
+    for n in 0..count {
+        assert_eq!(l.ask(&listing(0, n), waiter(n)), None);
+    }
+    l.until("half in flight", |l| l.counts().in_flight == MAX_WANTED / 2);
+    for n in 0..500 {
+        assert_eq!(l.answer(&listing(1, n)), Answer::Absent, "{n}");
+    }
+    assert!(start.elapsed() < Duration::from_secs(6), "none has waited for a place: {:?}", start.elapsed());
+    assert_eq!(l.counts().in_flight, MAX_WANTED / 2);
+    // Nobody waits for them any more, but they are under way.
+    for round in 1..=5 {
+        (0..count * round).for_each(|n| l.resolver.forget(&listing(0, n), waiter(n)));
+        (count * round..count * (round + 1)).for_each(|n| drop(l.ask(&listing(0, n), waiter(n))));
+        l.resolver.turn(Instant::now());
+    }
+    l.until("places are left", |l| l.counts().in_flight > MAX_WANTED);
+    for n in 500..1000 {
+        assert_eq!(l.answer(&listing(1, n)), Answer::Absent, "{n}");
+    }
 }
