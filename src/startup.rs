@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::cell::RefCell;
 use std::env;
 use std::ffi::OsString;
 use std::fmt;
@@ -311,6 +312,13 @@ fn prepare(
     let identity = privs::resolve(config.user.as_deref(), config.group.as_deref())?;
     // Those of the program before take up processes until they have noticed that it is gone.
     let nss = start_helpers(&config, &identity, matches!(beginning.from, From::Handover(_)))?;
+    // After an upgrade they are for the log, which is not open before `stderr` is.
+    let notes = RefCell::new(Vec::new());
+    let is_upgrade = matches!(beginning.from, From::Handover(_));
+    let note = |line: fmt::Arguments<'_>| match is_upgrade {
+        true => notes.borrow_mut().push(line.to_string()),
+        false => readiness.note(line),
+    };
     let (listeners, manager, control, mut handed);
     match beginning.from {
         From::Start(outside) => {
@@ -324,26 +332,27 @@ fn prepare(
             listeners = Listeners::take_on(std::mem::take(&mut state.listeners))?;
             let socket = config.control.as_ref().zip(state.control.take());
             control = socket.map(|(at, (socket, device, inode))| Server::take_on(socket, &at.path, (device, inode)));
-            (manager, handed) = (find_manager(|warning| readiness.note(warning)), Some(state));
+            (manager, handed) = (find_manager(note), Some(state));
         }
     }
     identity.assume()?;
     if let Some(too_many) = TooMany::find(&config) {
-        readiness.note(format_args!("warning: {too_many}"));
+        note(format_args!("warning: {too_many}"));
     }
     if identity.keeps_root_group() {
-        readiness.note("warning: -user without -group for a user that has no entry: the group stays root's");
+        note(format_args!("warning: -user without -group for a user that has no entry: the group stays root's"));
     }
 
     let base = inherited_environment();
     let spawner = Spawner::handler(&config.handler)?;
     spawner.check()?;
-    let access = open_access_file(&config, |warning| readiness.note(warning))?;
+    let access = open_access_file(&config, note)?;
     let logger_starter = config.logger.as_ref().map(LoggerStarter::new).transpose()?;
     let mut stderr = Stderr::open_with(&config, handed.as_mut().and_then(|state| state.logger.take()))?;
     if let (Some(logger), Some(starter)) = (stderr.logger().filter(|logger| logger.is_new()), &logger_starter) {
         logger.start(Instant::now(), |input| starter.start(input, &base))?;
     }
+    notes.take().iter().for_each(|line| readiness.note(line));
     let anchored = |mut origin: Origin| {
         origin.lock = lock.map(Lock::descriptor);
         origin.pid_file = pid_file.as_ref().map(PidFile::descriptor);

@@ -528,7 +528,7 @@ fn standard_error_that_nobody_reads_hinders_no_upgrade() {
     let (_reader, writer) = nix::unistd::pipe().unwrap();
     let mut writer = fs::File::from(writer);
     let mut daemon = Builder::default()
-        .options([&control, "-proxyfrom=127.0.0.1", "-maxprocs=5000", "-stderr=/dev/null"])
+        .options([&control, "-proxyfrom=127.0.0.1", "-maxpending=5000", &log_option(&scratch)])
         .prelude("ulimit -n 256")
         .stderr(writer.try_clone().unwrap())
         .start();
@@ -539,6 +539,8 @@ fn standard_error_that_nobody_reads_hinders_no_upgrade() {
     fcntl(&writer, FcntlArg::F_SETFL(flags)).unwrap();
     upgrade_by(&control);
     assert!(daemon.session().report().is_some());
+    let log = fs::read_to_string(scratch.join("log")).unwrap();
+    assert!(log.contains("WARN: -maxpending=5000 can take"), "{log}");
     daemon.signal(Signal::SIGTERM);
     assert!(daemon.wait().success());
 }

@@ -135,6 +135,13 @@ impl Lookup {
         self.nss.as_mut().is_some_and(|nss| nss.exited(pid, now))
     }
 
+    /// In the place of [`Lookup::turn`] when not all events were seen: reads what has come, and nothing times out.
+    pub fn read(&mut self, now: Instant) {
+        if let Some(dns) = &mut self.dns {
+            dns.read(now);
+        }
+    }
+
     /// Once in each turn of the loop, after its events.
     pub fn turn(&mut self, now: Instant) {
         if let Some(dns) = &mut self.dns {

@@ -285,13 +285,16 @@ impl Reactor {
             self.dispatch(event, now);
             count += 1;
         }
-        self.lookup.turn(now);
-        self.take_answers(now);
-        // After the answers: if this process was stopped for a while, they have come in time and time limits are over.
-        // For the same reason not while there may be more events than fitted in.
+        // If this process was stopped for a while, answers have come in time and time limits are over. So answers are
+        // taken first, and nothing times out while there may be more events than fitted in.
         self.unseen = if count < EVENTS { 0 } else { self.unseen + 1 };
         if self.unseen == 0 || self.unseen > UNSEEN_MOST {
+            self.lookup.turn(now);
+            self.take_answers(now);
             self.expire(now);
+        } else {
+            self.lookup.read(now);
+            self.take_answers(now);
         }
         self.accept_waiting(now);
         self.take_answers(now);

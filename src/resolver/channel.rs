@@ -134,12 +134,13 @@ impl Channel {
         }
     }
 
-    /// Reads and writes what is ready, and deals with time-outs. Descriptors of other channels among
-    /// the events are skipped.
-    pub fn process(&mut self, events: &[FdEvents]) {
+    /// Reads and writes what is ready, and deals with time-outs unless `partial`: these are not all events that there
+    /// are. Descriptors of other channels among the events are skipped.
+    pub fn process(&mut self, events: &[FdEvents], partial: bool) {
         Errno::clear();
+        let flags = if partial { ProcessFlags::SKIP_NON_FD } else { ProcessFlags::empty() };
         // It fails for lack of memory alone; the queries concerned then end by time-out.
-        let _ = self.ares.process_fds(events, ProcessFlags::empty());
+        let _ = self.ares.process_fds(events, flags);
     }
 
     /// Until [`Channel::process`] has to be called, though nothing may be ready.

@@ -260,11 +260,11 @@ impl Channels {
         self.names.under_way() + self.earlier.iter().map(|(channel, _)| channel.under_way()).sum::<usize>()
     }
 
-    /// Reads and writes what is ready, and deals with time-outs. Forgets channels without queries.
-    pub fn process(&mut self, events: &[FdEvents]) {
+    /// See [`Channel::process`]. Forgets channels without queries.
+    pub fn process(&mut self, events: &[FdEvents], partial: bool) {
         for channel in self.all_mut() {
             if !events.is_empty() || !channel.is_idle() {
-                channel.process(events);
+                channel.process(events, partial);
             }
         }
         self.old.retain(|channel| !channel.is_idle());

@@ -50,11 +50,14 @@ const MAX_IN_FLIGHT: usize = 2 * MAX_WANTED;
 /// Of both, what is kept for DNS access lists. Whoever has a zone of names that nobody answers for can
 /// hold a query for a while; a list that is asked too late refuses nobody.
 pub(super) const FOR_LISTS: usize = 500;
+/// A list has fewer queries in flight than so many times the places that are left. One whose servers are silent leaves a
+/// fifth of the places to others, two leave a ninth, and so on.
+pub(super) const LISTS_TO_LEFT: usize = 4;
 /// Queries for names, beyond which the rest is kept for such as were not asked for yet.
 const MAX_LATE: usize = 1000;
 /// Queries started in one turn, so that a burst neither holds up the loop for long nor has more
 /// replies come in than the sockets' buffers hold before they are read.
-const MAX_STARTED: usize = 256;
+pub(super) const MAX_STARTED: usize = 256;
 /// Answers larger than this, in bytes, are not kept: strangers' zones can make them large, and so
 /// `-dnscache` bounds memory, not just a number. A hundred addresses or sixty names are less.
 const MAX_KEPT: usize = 4096;
@@ -238,13 +241,25 @@ impl Resolver {
         self.ready.push((socket, FdEvents::new(fd, flags)));
     }
 
-    /// One turn of the loop: reads what has come, deals with time-outs, starts queries.
-    pub fn turn(&mut self, now: Instant) {
+    /// What [`Resolver::turn`] does first, without time-outs: for a turn that has not seen all events there are. c-ares
+    /// hears no answer to a try that it has taken for timed out.
+    pub fn read(&mut self, now: Instant) {
+        self.process(true);
+        self.allowance = MAX_STARTED;
+        self.collect(now);
+    }
+
+    fn process(&mut self, partial: bool) {
         let (sockets, events): (Vec<_>, Vec<_>) = std::mem::take(&mut self.ready).into_iter().unzip();
-        self.channels.process(&events);
+        self.channels.process(&events, partial);
         for socket in sockets {
             self.sockets.rearm(socket);
         }
+    }
+
+    /// One turn of the loop: reads what has come, deals with time-outs, starts queries.
+    pub fn turn(&mut self, now: Instant) {
+        self.process(false);
         self.collect(now);
         let has_earlier = self.channels.has_earlier();
         self.fresh = self.fresh.filter(|(_, since)| has_earlier && now < *since + LONGEST);
@@ -346,8 +361,9 @@ impl Resolver {
     fn allowed(&self) -> Allowed {
         let left = MAX_WANTED.saturating_sub(self.waiting.wanted()).min(MAX_IN_FLIGHT.saturating_sub(self.in_flight));
         let names = left > FOR_LISTS;
+        let lists = if self.lists_rest.is_none() { LISTS_TO_LEFT * left } else { 0 };
         let late = names && self.waiting.queues().late() > 0 && self.channels.names_under_way() < MAX_LATE;
-        Allowed { lists: if self.lists_rest.is_none() { left } else { 0 }, names, late }
+        Allowed { lists, names, late }
     }
 
     fn may_start(&self) -> bool {

@@ -1,10 +1,10 @@
 //! The queues of questions that wait to be sent, and which of them is next.
 //!
 //! Lists go first, each zone with a queue of its own: of those with something to ask, the zone that has the fewest
-//! questions under way is next, and none has more of them than there are places left. So a list whose servers are
-//! silent, and whose questions keep their places for as long as those are tried, does not have the others asked too
-//! late, which would let everybody in: one such list takes half of the places, two take two thirds, and so on. Then
-//! names, and last the names that were asked for once and gave way to others. Each queue is in order of arrival.
+//! questions under way is next, and none has more of them than in proportion to the places that are left. So a list
+//! whose servers are silent, and whose questions keep their places for as long as those are tried, does not have the
+//! others asked too late, which would let everybody in. Then names, and last the names that were asked for once and
+//! gave way to others. Each queue is in order of arrival.
 
 #![forbid(unsafe_code)]
 
@@ -14,7 +14,7 @@ use crate::policy::question::Question;
 /// What may be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Allowed {
-    /// Places for lists.
+    /// A list has fewer questions under way than this.
     pub lists: usize,
     pub names: bool,
     /// Names that have given way to others.
@@ -24,7 +24,7 @@ pub struct Allowed {
 #[derive(Default)]
 struct Zone {
     queue: List,
-    /// Questions that were sent and that somebody waits for.
+    /// Questions that were sent, be it that nobody waits for them any more.
     sent: usize,
 }
 
@@ -61,17 +61,24 @@ impl Queues {
         self.wanted
     }
 
-    /// Somebody waits for a question that was sent.
-    pub fn count(&mut self, question: &Question) {
+    /// Somebody waits for one more question that was sent.
+    pub fn want(&mut self) {
         self.wanted += 1;
+    }
+
+    /// Nobody waits for it any more, or it is in a queue again.
+    pub fn unwant(&mut self) {
+        self.wanted -= 1;
+    }
+
+    pub fn sent(&mut self, question: &Question) {
         if let Question::Listing { zone, .. } = question {
             self.zone(*zone).sent += 1;
         }
     }
 
-    /// Nobody waits for it any more, or it is in a queue again.
-    pub fn discount(&mut self, question: &Question) {
-        self.wanted -= 1;
+    /// It has its answer, or is in a queue again.
+    pub fn ended(&mut self, question: &Question) {
         if let Question::Listing { zone, .. } = question {
             self.zone(*zone).sent -= 1;
         }

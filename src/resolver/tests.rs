@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Token};
 
-use super::client::{FOR_LISTS, MAX_WANTED};
+use super::client::{FOR_LISTS, LISTS_TO_LEFT, MAX_STARTED, MAX_WANTED};
 use super::{Counts, Failure, Finished, Resolver, Settings};
 use crate::policy::question::{Answer, Family, ListingKind, Question, Records};
 use crate::table::Key;

@@ -1,10 +1,9 @@
 //! The questions somebody waits for: who waits, which are asked, which are still in the queue.
 //!
 //! An entry is small, as there may be sixty thousand of them: the question without its name, the
-//! first of those who wait, and a few numbers; 64 bytes in all. The queues (see `queues`) are in order of arrival,
-//! for questions, not for connections. That is fair, because a connection asks for a
-//! bounded number at a time: its lists and its PTR record, later a few of the names found, and goes to the end of
-//! the queue with each. Pure: no I/O, no clock.
+//! first of those who wait, and a few numbers; 64 bytes in all. The queues (see `queues`) are in order of arrival, for
+//! questions, not for connections. That is fair, because a connection asks for a bounded number at a time: its lists and
+//! its PTR record, later a few of the names found, and goes to the end of the queue with each. Pure: no I/O, no clock.
 
 #![forbid(unsafe_code)]
 
@@ -210,7 +209,7 @@ impl Waiting {
         let Some(entry) = self.table.get_mut(place) else { return Added::Queued };
         let silent_for = now.wrapping_sub(entry.since);
         if entry.waiters.is_empty() {
-            self.queues.count(question);
+            self.queues.want();
             entry.since = now;
         }
         entry.waiters.add(waiter);
@@ -258,7 +257,7 @@ impl Waiting {
             return;
         }
         if entry.is_sent() {
-            self.queues.discount(question);
+            self.queues.unwant();
         } else {
             self.dequeue(place);
             self.table.remove(place);
@@ -276,7 +275,8 @@ impl Waiting {
         self.dequeue(place);
         self.table.get_mut(place)?.set_stage(Stage::Sent(number));
         let question = self.table.question(place);
-        self.queues.count(question);
+        self.queues.want();
+        self.queues.sent(question);
         Some((place, question))
     }
 
@@ -310,7 +310,8 @@ impl Waiting {
 
     fn take_back(&mut self, place: Place, stage: Stage) {
         if self.table.get(place).is_some_and(Entry::is_sent) {
-            self.queues.discount(self.table.question(place));
+            self.queues.unwant();
+            self.queues.ended(self.table.question(place));
             self.enqueue_as(place, stage);
         }
     }
@@ -346,8 +347,9 @@ impl Waiting {
     /// Takes out a question that was sent, for its answer has come; also since when it was asked for.
     pub fn finish(&mut self, place: Place) -> Option<(Question, Waiters, u32)> {
         let (question, entry) = self.table.remove(place)?;
+        self.queues.ended(&question);
         if !entry.waiters.is_empty() {
-            self.queues.discount(&question);
+            self.queues.unwant();
         }
         Some((question, entry.waiters, entry.since))
     }
@@ -377,7 +379,6 @@ mod tests {
         Key { index, generation: 0 }
     }
 
-    const NOTHING: Allowed = Allowed { lists: 0, names: false, late: false };
     const ALL: Allowed = Allowed { lists: usize::MAX, names: true, late: true };
 
     #[test]
@@ -449,7 +450,7 @@ mod tests {
             waiting.send_next(1, Allowed { names: false, late: false, ..ALL }).map(|(_, asked)| asked.clone()),
             Some(list(1))
         );
-        assert_eq!(waiting.send_next(1, NOTHING), None);
+        assert_eq!(waiting.send_next(1, Allowed { lists: 0, names: false, late: false }), None);
         assert_eq!(waiting.send_next(2, ALL).map(|(_, asked)| asked.clone()), Some(list(2)));
         assert_eq!(waiting.send_next(3, Allowed { names: false, late: false, ..ALL }), None);
         assert_eq!(waiting.send_next(3, ALL).map(|(_, asked)| asked.clone()), Some(question(1)));
@@ -476,20 +477,18 @@ mod tests {
             assert_eq!(asked, list(7, n));
             waiting.finish(place);
         }
-        assert_eq!(send(&mut waiting).1, list(7, 3));
-        assert_eq!(send(&mut waiting).1, list(0, 4));
-        // Whatever takes a place back counts: nobody waits for it, it is queued again, it is answered.
+        assert_eq!((send(&mut waiting).1, send(&mut waiting).1), (list(7, 3), list(0, 4)));
+        // It still has its place when nobody waits for it, but not when it is queued again, or answered.
         waiting.remove(&list(0, 1), key(1));
-        let second = waiting.table.find(&list(0, 2)).unwrap();
-        waiting.requeue(second);
+        waiting.requeue(waiting.table.find(&list(0, 2)).unwrap());
         waiting.finish(waiting.table.find(&list(0, 3)).unwrap());
-        add(&mut waiting, 7, 4);
-        add(&mut waiting, 7, 5);
+        [4, 5].map(|n| add(&mut waiting, 7, n));
         assert!(!waiting.has_next(Allowed { lists: 0, ..ALL }), "there is no place");
         let order: Vec<_> = (0..5).map(|_| send(&mut waiting).1).collect();
-        assert_eq!(order, [list(0, 5), list(7, 4), list(0, 6), list(7, 5), list(0, 2)]);
+        assert_eq!(order, [list(7, 4), list(0, 5), list(7, 5), list(0, 6), list(0, 2)]);
         add(&mut waiting, 0, 7);
-        assert!(!waiting.has_next(Allowed { lists: 4, ..ALL }), "it has as many as are left");
+        assert!(!waiting.has_next(Allowed { lists: 5, ..ALL }), "it has so many");
+        assert!(waiting.has_next(Allowed { lists: 6, ..ALL }));
         add(&mut waiting, 5, 1);
         assert!(waiting.has_next(Allowed { lists: 1, ..ALL }), "another one has none");
     }

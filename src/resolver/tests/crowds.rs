@@ -163,19 +163,21 @@ fn a_silent_list_leaves_places_to_another() {
     for n in 0..count {
         assert_eq!(l.ask(&listing(0, n), waiter(n)), None);
     }
-    l.until("half in flight", |l| l.counts().in_flight == MAX_WANTED / 2);
+    let most = MAX_WANTED * LISTS_TO_LEFT / (LISTS_TO_LEFT + 1);
+    l.until("as many as may be in flight", |l| l.counts().in_flight == most);
     for n in 0..500 {
         assert_eq!(l.answer(&listing(1, n)), Answer::Absent, "{n}");
     }
     assert!(start.elapsed() < Duration::from_secs(6), "none has waited for a place: {:?}", start.elapsed());
-    assert_eq!(l.counts().in_flight, MAX_WANTED / 2);
-    // Nobody waits for them any more, but they are under way.
-    for round in 1..=5 {
-        (0..count * round).for_each(|n| l.resolver.forget(&listing(0, n), waiter(n)));
-        (count * round..count * (round + 1)).for_each(|n| drop(l.ask(&listing(0, n), waiter(n))));
+    assert_eq!(l.counts().in_flight, most);
+    // Whoever waited has gone, and others have come, ten times; those queries are under way all the same.
+    let round = MAX_STARTED as u32;
+    for n in 1..=20 {
+        (0..count + n * round).for_each(|n| l.resolver.forget(&listing(0, n), waiter(n)));
+        (count + n * round..count + (n + 1) * round).for_each(|n| assert_eq!(l.ask(&listing(0, n), waiter(n)), None));
         l.resolver.turn(Instant::now());
     }
-    l.until("places are left", |l| l.counts().in_flight > MAX_WANTED);
+    assert_eq!(l.counts().in_flight, 2 * most, "a fifth is left");
     for n in 500..1000 {
         assert_eq!(l.answer(&listing(1, n)), Answer::Absent, "{n}");
     }
