@@ -482,7 +482,7 @@ mod tests {
         waiting.remove(&list(0, 1), key(1));
         waiting.requeue(waiting.table.find(&list(0, 2)).unwrap());
         waiting.finish(waiting.table.find(&list(0, 3)).unwrap());
-        [4, 5].map(|n| assert_eq!(add(&mut waiting, 7, n), Added::Queued));
+        (4..=5).for_each(|n| assert_eq!(add(&mut waiting, 7, n), Added::Queued));
         assert!(!waiting.has_next(Allowed { lists: 0, ..ALL }), "there is no place");
         let order: Vec<_> = (0..5).map(|_| send(&mut waiting).1).collect();
         assert_eq!(order, [list(7, 4), list(0, 5), list(7, 5), list(0, 6), list(0, 2)]);
