@@ -23,7 +23,7 @@ pub mod namespace;
 pub mod procfs;
 pub mod reference;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -77,6 +77,14 @@ pub fn fresh_address() -> SocketAddr {
 pub fn free_port(ip: IpAddr) -> SocketAddr {
     let probe = TcpListener::bind((ip, 0)).unwrap_or_else(|error| panic!("bind {ip}: {error}"));
     probe.local_addr().expect("a bound socket has an address")
+}
+
+/// A port that is free at every address and stays it: no connection of another test is given it meanwhile, since the
+/// system gives those from 32768 on.
+pub fn free_port_everywhere() -> u16 {
+    let first = std::process::id().wrapping_mul(61);
+    let mut ports = (0..1000).map(|_| 20_000 + (first.wrapping_add(counter()) % 12_000) as u16);
+    ports.find(|&port| TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).is_ok()).expect("a free port")
 }
 
 /// Copies a program, for everybody to run, by a process of its own: a descriptor open for writing in

@@ -13,8 +13,7 @@ use std::time::Duration;
 use couriertcpd::addr::reverse_zone_name;
 
 use crate::common::dns::{A, ANY, Dns, Message, PTR, Record};
-use crate::common::procfs::ANY6;
-use crate::common::{Client, DEADLINE, Scratch, access, free_port, fresh_ip, wait_until};
+use crate::common::{Client, DEADLINE, Scratch, access, free_port, free_port_everywhere, fresh_ip, wait_until};
 
 /// Tells its environment and stays until its client sends a line or closes.
 pub const TELL: [&str; 3] = ["/bin/sh", "-c", "/usr/bin/env; echo end; read x"];
@@ -60,7 +59,7 @@ impl World {
         dns.set(&reverse(late), PTR, Message::new().rcode(3).late(Duration::from_millis(300)));
         dns.set(&listing(listed, "list.test"), A, Message::new().record(Record::a("127.0.0.2")));
         // Listened on at every address, so that the daemon has to ask where a client came to.
-        let port = SocketAddr::new(local.into(), free_port(ANY6).port());
+        let port = SocketAddr::new(local.into(), free_port_everywhere());
         let proxied = free_port(local.into());
         let ident = IdentServer::start(named, |question| format!("{question} : USERID : UNIX : alice\r\n"));
         let world =
