@@ -311,10 +311,10 @@ fn prepare(
 ) -> Result<Reactor, StartError> {
     let identity = privs::resolve(config.user.as_deref(), config.group.as_deref())?;
     // Those of the program before take up processes until they have noticed that it is gone.
-    let nss = start_helpers(&config, &identity, matches!(beginning.from, From::Handover(_)))?;
+    let is_upgrade = matches!(beginning.from, From::Handover(_));
+    let nss = start_helpers(&config, &identity, is_upgrade)?;
     // After an upgrade they are for the log, which is not open before `stderr` is.
     let notes = RefCell::new(Vec::new());
-    let is_upgrade = matches!(beginning.from, From::Handover(_));
     let note = |line: fmt::Arguments<'_>| match is_upgrade {
         true => notes.borrow_mut().push(line.to_string()),
         false => readiness.note(line),

@@ -162,3 +162,13 @@ fn nothing_is_started_or_left_behind() {
     let refused = Builder::default().option("-explain=192.0.2.1").handler(["/nonexistent/program"]).run();
     assert_eq!((refused.code(), refused.stdout.as_str(), refused.stderr.lines().count()), (1, "", 1), "{refused:?}");
 }
+
+/// An address to listen at that stands for all is none that a client comes to.
+#[test]
+fn the_local_end_is_one_that_the_client_reaches() {
+    for list in ["0.0.0.0.2525", "2525", "[::]:2525"] {
+        let options = ["-nodnslookup", "-noidentlookup", "-explain=127.0.0.2"];
+        let finished = Builder::default().bare().options(options).list(list).run();
+        assert_eq!(steps(&finished)[0], "client 127.0.0.2 port 0, to 127.0.0.1 port 2525", "{list}");
+    }
+}

@@ -170,7 +170,7 @@ fn a_silent_list_leaves_places_to_another() {
     }
     assert!(start.elapsed() < Duration::from_secs(6), "none has waited for a place: {:?}", start.elapsed());
     assert_eq!(l.counts().in_flight, most);
-    // Whoever waited has gone, and others have come, ten times; those queries are under way all the same.
+    // Whoever waited has gone, and others have come, twenty times; those queries are under way all the same.
     let round = MAX_STARTED as u32;
     for n in 1..=20 {
         (0..count + n * round).for_each(|n| l.resolver.forget(&listing(0, n), waiter(n)));
