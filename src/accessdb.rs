@@ -10,10 +10,10 @@ use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::raw::{c_char, c_int, c_uint};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::time::{Duration, Instant};
@@ -55,6 +55,8 @@ pub enum DbError {
     Damaged,
     /// Another file took the name each time that it was opened.
     Replaced,
+    /// It was written in place since it was opened: what libgdbm keeps of it in memory may fit it no longer.
+    Changed,
     /// libgdbm's reason, by its number.
     Gdbm(c_int),
 }
@@ -90,6 +92,7 @@ impl fmt::Display for DbError {
             DbError::NotGdbm => f.write_str("not a GDBM database"),
             DbError::Damaged => f.write_str("the database is damaged"),
             DbError::Replaced => f.write_str("another program replaces it again and again"),
+            DbError::Changed => f.write_str("it was written in place"),
             DbError::Gdbm(code) => write!(f, "the database is damaged: {}", gdbm_text(*code)),
         }
     }
@@ -166,6 +169,23 @@ fn regular_file(path: &Path) -> Result<File, DbError> {
 #[derive(Debug)]
 struct Database(Handle);
 
+/// By what a file is known that was looked at: a write in place changes it, and a new name, or none, does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    device: libc::dev_t,
+    inode: libc::ino_t,
+    size: libc::off_t,
+    modified: (libc::time_t, libc::c_long),
+}
+
+impl Stamp {
+    fn of(descriptor: BorrowedFd<'_>) -> Result<Self, DbError> {
+        let stat = nix::sys::stat::fstat(descriptor).map_err(io::Error::from)?;
+        let modified = (stat.st_mtime, stat.st_mtime_nsec);
+        Ok(Stamp { device: stat.st_dev, inode: stat.st_ino, size: stat.st_size, modified })
+    }
+}
+
 impl Database {
     fn open(path: &Path, flags: c_uint, mode: c_int) -> Result<Self, DbError> {
         let path = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::from)?;
@@ -176,33 +196,29 @@ impl Database {
         NonNull::new(file).map(Database).ok_or_else(DbError::last)
     }
 
-    /// Checks all of the file first.
-    fn open_reader(path: &Path) -> Result<Self, DbError> {
-        Database::open_as_seen(path, verify::verify).map(|(database, _)| database)
-    }
-
-    /// Looks at the file with `check`, then opens it; gives both, which are the same file.
-    fn open_as_seen(path: &Path, mut check: impl FnMut(&File) -> Result<(), DbError>) -> Result<(Self, File), DbError> {
+    /// Looks at the file with `check`, then opens it; gives both, which are the same file, as it was before the look.
+    fn open_as_seen(
+        path: &Path,
+        mut check: impl FnMut(&File) -> Result<(), DbError>,
+    ) -> Result<(Self, File, Stamp), DbError> {
         for _ in 0..OPENINGS {
             let file = regular_file(path)?;
+            let stamp = Stamp::of(file.as_fd())?;
             check(&file)?;
             let database = Database::open_unchecked(path)?;
-            let seen = file.metadata()?;
-            if database.identity()? == (seen.dev(), seen.ino()) {
-                return Ok((database, file));
+            if database.stamp()? == stamp {
+                return Ok((database, file, stamp));
             }
         }
         Err(DbError::Replaced)
     }
 
-    /// Device and inode of the open file.
-    fn identity(&self) -> Result<(u64, u64), DbError> {
+    /// What the open file is now.
+    fn stamp(&self) -> Result<Stamp, DbError> {
         // SAFETY: the handle is open.
         let number = unsafe { gdbm_sys::gdbm_fdesc(self.0.as_ptr()) };
         // SAFETY: libgdbm keeps this descriptor open until the handle is closed, which outlives the borrow.
-        let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
-        let stat = nix::sys::stat::fstat(descriptor).map_err(io::Error::from)?;
-        Ok((stat.st_dev, stat.st_ino))
+        Stamp::of(unsafe { BorrowedFd::borrow_raw(number) })
     }
 
     fn open_unchecked(path: &Path) -> Result<Self, DbError> {
@@ -287,6 +303,8 @@ impl Failed {
 pub struct AccessDb {
     path: PathBuf,
     database: Database,
+    /// The file when it was opened.
+    stamp: Stamp,
     /// Set while the handle is of no use: after one error libgdbm answers nothing more on it.
     failed: Option<Failed>,
     /// When it was last opened anew after an error, whether that went well or not.
@@ -299,8 +317,8 @@ impl AccessDb {
     /// Opens `path`. A failure is one line for the user: missing, unreadable, no GDBM file.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, StartError> {
         let path = path.into();
-        let database = open_for_user(&path)?;
-        Ok(AccessDb { path, database, failed: None, anew: None, unchecked: None })
+        let (database, stamp) = open_for_user(&path)?;
+        Ok(AccessDb { path, database, stamp, failed: None, anew: None, unchecked: None })
     }
 
     pub fn path(&self) -> &Path {
@@ -311,13 +329,14 @@ impl AccessDb {
     /// checked, and not all of a large file.
     pub fn open_to_ask(path: impl Into<PathBuf>) -> Result<Self, StartError> {
         let path = path.into();
-        let (database, file) = Database::open_as_seen(&path, |_| Ok(())).map_err(|error| cannot_open(&path, error))?;
-        Ok(AccessDb { path, database, failed: None, anew: None, unchecked: Some(file) })
+        let opened = Database::open_as_seen(&path, |_| Ok(()));
+        let (database, file, stamp) = opened.map_err(|error| cannot_open(&path, error))?;
+        Ok(AccessDb { path, database, stamp, failed: None, anew: None, unchecked: Some(file) })
     }
 
     /// Opens the file anew (SIGHUP). If it does not open well, the old one stays in force.
     pub fn reload(&mut self) -> Result<(), StartError> {
-        self.database = open_for_user(&self.path)?;
+        (self.database, self.stamp) = open_for_user(&self.path)?;
         self.failed = None;
         self.unchecked = None;
         Ok(())
@@ -352,7 +371,7 @@ impl AccessDb {
     fn open_anew(&mut self) -> Result<(), DbError> {
         self.anew = Some(Instant::now());
         self.failed = Some(Failed::now());
-        self.database = Database::open_reader(&self.path)?;
+        (self.database, self.stamp) = open_checked(&self.path)?;
         self.failed = None;
         self.unchecked = None;
         Ok(())
@@ -375,8 +394,13 @@ impl AccessDb {
     }
 }
 
-fn open_for_user(path: &Path) -> Result<Database, StartError> {
-    Database::open_reader(path).map_err(|error| cannot_open(path, error))
+/// Checks all of the file first.
+fn open_checked(path: &Path) -> Result<(Database, Stamp), DbError> {
+    Database::open_as_seen(path, verify::verify).map(|(database, _, stamp)| (database, stamp))
+}
+
+fn open_for_user(path: &Path) -> Result<(Database, Stamp), StartError> {
+    open_checked(path).map_err(|error| cannot_open(path, error))
 }
 
 fn cannot_open(path: &Path, error: DbError) -> StartError {
@@ -400,7 +424,10 @@ impl Lookup for AccessDb {
         if let Some(file) = &self.unchecked {
             verify::verify_bucket_of(file, key)?;
         }
-        let result = self.database.fetch(key);
+        let mut result = self.database.fetch(key);
+        if self.database.stamp()? != self.stamp {
+            result = Err(DbError::Changed);
+        }
         if result.is_err() {
             self.failed = Some(Failed::now());
         }

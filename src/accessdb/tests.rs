@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -49,6 +50,19 @@ fn big_database(dir: &Dir, name: &str) -> PathBuf {
     let records = many();
     let borrowed: Vec<_> = records.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     dir.database(name, &borrowed)
+}
+
+/// The same in a file that carries a count of synchronisations.
+fn counting_database(dir: &Dir, name: &str) -> PathBuf {
+    const NUMSYNC: c_uint = 0x2000;
+    let path = dir.file(name);
+    let database = Database::open(&path, gdbm_sys::GDBM_NEWDB | NO_MMAP | NUMSYNC, 0o644).unwrap();
+    let mut writer = Writer { database };
+    for (key, value) in many() {
+        assert_eq!(writer.insert(key.as_bytes(), value.as_bytes()).unwrap(), Inserted::New, "{key}");
+    }
+    writer.finish(&path).unwrap();
+    path
 }
 
 fn open_error(path: &Path) -> String {
@@ -150,7 +164,7 @@ fn a_file_that_is_replaced_while_it_is_opened_is_looked_at_again() {
         }
         Ok(())
     };
-    let (mut database, file) = Database::open_as_seen(&path, check).unwrap();
+    let (mut database, file, _) = Database::open_as_seen(&path, check).unwrap();
     assert_eq!(looked, 2);
     assert_eq!(database.fetch(b"*").unwrap().unwrap(), b"deny");
     assert_eq!(file.metadata().unwrap().ino(), fs::metadata(&path).unwrap().ino());
@@ -162,7 +176,7 @@ fn a_file_that_is_replaced_while_it_is_opened_is_looked_at_again() {
         let mut bytes = whole.clone();
         bytes[block * 4096..(block + 1) * 4096].fill(0);
         fs::write(&bad, &bytes).unwrap();
-        Database::open_unchecked(&bad).is_ok() && Database::open_reader(&bad).is_err()
+        Database::open_unchecked(&bad).is_ok() && open_checked(&bad).is_err()
     };
     assert!((1..whole.len() / 4096).any(is_bad));
     let mut looked = 0;
@@ -240,11 +254,49 @@ fn at_a_read_error_the_file_that_is_there_now_decides() {
     assert!(db.anew == Some(tried) || tried.elapsed() >= RETRY_PAUSE);
     // An error soon after it was opened anew is not followed by another try at once.
     db.database = Database::open_unchecked(&big_database(&dir, "b.dat")).unwrap();
+    db.stamp = db.database.stamp().unwrap();
     db.failed = None;
     OpenOptions::new().write(true).open(dir.file("b.dat")).unwrap().set_len(4096).unwrap();
     fs::rename(big_database(&dir, "c.dat"), &path).unwrap();
     db.anew = Some(Instant::now() + RETRY_PAUSE);
     assert!((0..600).any(|n| decide(&mut db, n).is_err()));
+}
+
+/// As by cp: what libgdbm has in memory leads to places where other bytes are now.
+#[test]
+fn a_file_that_is_overwritten_in_place_is_opened_anew() {
+    let dir = Dir::new("overwritten");
+    let path = big_database(&dir, "a.dat");
+    let long = "x".repeat(1000);
+    let new: Vec<_> = many().into_iter().enumerate().map(|(i, (key, _))| (key, format!("deny,M={i}{long}"))).collect();
+    let new: Vec<_> = new.iter().rev().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    let new = fs::read(dir.database("new.dat", &new)).unwrap();
+    // Some time ago, so that the clock of the file system has gone on.
+    let old = std::time::SystemTime::now() - Duration::from_secs(60);
+    File::options().write(true).open(&path).unwrap().set_modified(old).unwrap();
+    let mut db = AccessDb::open(&path).unwrap();
+    let mut alone = Database::open_unchecked(&path).unwrap();
+    for (key, value) in many() {
+        assert_eq!(db.fetch(key.as_bytes()).unwrap().unwrap(), value.as_bytes());
+        assert_eq!(alone.fetch(key.as_bytes()).unwrap().unwrap(), value.as_bytes());
+    }
+    // Without a moment in which it is short.
+    std::os::unix::fs::FileExt::write_all_at(&OpenOptions::new().write(true).open(&path).unwrap(), &new, 0).unwrap();
+    let missed = many().iter().filter(|(key, _)| matches!(alone.fetch(key.as_bytes()), Ok(None))).count();
+    assert!(missed > 0, "libgdbm sees it by itself");
+    for n in 0..600 {
+        let mut delta = Delta::default();
+        let decided = db.decide(IpAddr::from([10, (n / 256) as u8, (n % 256) as u8, 1]), None, &mut delta).unwrap();
+        assert_eq!(decided, Access::Refused(crate::policy::access::End::Remote), "{n}");
+    }
+    // A new time alone is enough, and does no harm.
+    File::options().write(true).open(&path).unwrap().set_modified(old).unwrap();
+    assert!(matches!(db.fetch(b"10.1.1"), Err(DbError::Changed)));
+    db.anew = None;
+    assert!(db.decide(IpAddr::from([10, 1, 1, 1]), None, &mut Delta::default()).is_ok());
+    // A file that another one has taken the name of is not changed by that.
+    fs::rename(dir.database("b.dat", &[("*", "allow")]), &path).unwrap();
+    assert!(db.fetch(b"10.1.1").unwrap().is_some());
 }
 
 fn wait_until_it_answers(db: &mut AccessDb) {
@@ -364,21 +416,52 @@ fn the_descriptor_is_close_on_exec() {
 fn a_block_of_zeros_is_noticed_wherever_it_takes_a_record() {
     let dir = Dir::new("zeros");
     let whole = fs::read(big_database(&dir, "a.dat")).unwrap();
+    let counted = fs::read(counting_database(&dir, "b.dat")).unwrap();
     let path = dir.file("bad.dat");
-    let mut refused = 0;
-    for block in 0..whole.len() / 4096 {
-        let mut bytes = whole.clone();
-        bytes[block * 4096..(block + 1) * 4096].fill(0);
+    let [standard, old, counting] = verify::MAGIC;
+    for (base, magic) in [(&whole, standard), (&whole, old), (&counted, counting)] {
+        let with = |bytes: &mut [u8]| bytes[..4].copy_from_slice(&magic.to_ne_bytes());
+        let mut bytes = base.clone();
+        with(&mut bytes);
         fs::write(&path, &bytes).unwrap();
-        match AccessDb::open(&path) {
-            Err(_) => refused += 1,
-            Ok(mut db) => assert_no_key_is_missed(&mut db, &format!("block {block}")),
+        assert_eq!(AccessDb::open(&path).unwrap().fetch(b"10.1.1").unwrap().unwrap(), b"allow,N=257", "{magic:x}");
+        let mut refused = 0;
+        for block in 0..base.len() / 4096 {
+            let mut bytes = base.clone();
+            bytes[block * 4096..(block + 1) * 4096].fill(0);
+            with(&mut bytes);
+            fs::write(&path, &bytes).unwrap();
+            match AccessDb::open(&path) {
+                Err(_) => refused += 1,
+                Ok(mut db) => assert_no_key_is_missed(&mut db, &format!("{magic:x}, block {block}")),
+            }
+            if let Ok(mut db) = AccessDb::open_to_ask(&path) {
+                assert_no_key_is_missed(&mut db, &format!("{magic:x}, block {block}, asked at once"));
+            }
         }
-        if let Ok(mut db) = AccessDb::open_to_ask(&path) {
-            assert_no_key_is_missed(&mut db, &format!("block {block}, asked at once"));
+        assert!(refused >= 8, "{magic:x}: {refused}");
+    }
+}
+
+/// Whatever the file says that it is.
+#[test]
+fn no_file_that_libgdbm_opens_goes_unchecked() {
+    let dir = Dir::new("magic");
+    let mut bytes = fs::read(big_database(&dir, "a.dat")).unwrap();
+    // One byte of the last key: libgdbm would not find it, and would not say why.
+    let key = bytes.windows(6).position(|window| window == b"10.1.1").unwrap();
+    bytes[key + 5] = b'x';
+    let path = dir.file("bad.dat");
+    for last in 0..=u8::MAX {
+        bytes[..4].copy_from_slice(&(0x1357_9a00 | u32::from(last)).to_ne_bytes());
+        for word in [0, 1] {
+            if word == 1 {
+                bytes[..4].reverse();
+            }
+            fs::write(&path, &bytes).unwrap();
+            assert!(AccessDb::open(&path).is_err(), "{:x?}", &bytes[..4]);
         }
     }
-    assert!(refused >= 8, "{refused}");
 }
 
 /// Errors and changed values are what damage may do; "not listed" it may not.

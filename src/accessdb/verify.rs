@@ -7,7 +7,8 @@
 //!
 //! Called by `accessdb` with the open file. Reads only; memory is one bucket and some blocks.
 //! Layout: native byte order, 64-bit offsets, as every build of libgdbm for Linux of the last
-//! twenty years writes it; files of another layout are left to libgdbm's own checks.
+//! twenty years writes it; files of another layout are left to libgdbm, which does not
+//! open them.
 
 #![forbid(unsafe_code)]
 
@@ -18,8 +19,9 @@ use std::os::unix::fs::FileExt;
 
 use super::DbError;
 
-/// Standard files, and those that carry a count of synchronisations.
-const MAGIC: [u32; 2] = [0x1357_9acf, 0x1357_9ad0];
+/// Those that libgdbm opens where offsets have 64 bits: files of today, of GDBM before 1.9, and those that carry a count
+/// of synchronisations. They differ in the header alone, behind what is read here.
+pub(super) const MAGIC: [u32; 3] = [0x1357_9acf, 0x1357_9ace, 0x1357_9ad1];
 const HEADER_SIZE: usize = 40;
 /// A bucket begins with its list of free space and two counts; then come the elements.
 const BUCKET_BITS_AT: usize = 8 + 6 * 16;
