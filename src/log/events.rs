@@ -98,6 +98,18 @@ pub fn lists_not_asked(why: &dyn fmt::Display) {
     limited(Kind::ListsNotAsked, Level::Alert, text);
 }
 
+/// The name servers of resolv.conf are not to be had, so that those before are asked.
+pub fn servers_kept(why: &io::Error) {
+    let text = format_args!("cannot set the DNS client up anew: {why}; the name servers stay as they were");
+    limited(Kind::Resolver, Level::Err, text);
+}
+
+/// The same at the start, when there are none before.
+pub fn servers_not_read(why: &io::Error) {
+    let text = format_args!("cannot read the name servers: {why}; asking this host");
+    limited(Kind::Resolver, Level::Err, text);
+}
+
 /// PROGRAM could not be started for a connection, which is closed.
 pub fn handler_not_started(program: &OsStr, error: &io::Error) {
     let text = format_args!("cannot run {}: {}", Escaped(program.as_bytes()), errno_text(error));
@@ -131,6 +143,12 @@ pub fn list_trouble(index: usize, display: &str, trouble: Trouble) {
             index,
             Level::Warning,
             format_args!("list {display}: lookup failed; taken as not listed"),
+        ),
+        Trouble::NoText => limited_by(
+            Kind::ListFailed,
+            index,
+            Level::Warning,
+            format_args!("list {display}: no answer for the text of a listing; taken as listed without"),
         ),
         Trouble::Late => limited_by(
             Kind::ListFailed,

@@ -1,7 +1,7 @@
 //! How often a kind of message is said: once a minute, for the kind or for each key of it.
 //!
 //! What strangers can cause must not fill the disk, and what strangers can name (their addresses)
-//! must not fill the memory: beyond [`KEYS_MAX`] keys of a kind within a minute, all others share
+//! must not fill the memory: beyond [`KEYS_MAX`] keys within a minute, all others of a kind share
 //! one entry.
 
 #![forbid(unsafe_code)]
@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 /// The pause between two messages of a kind.
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// Keys of one kind that are told apart: at most so many lines a minute, and one for all others. A
-/// flood from everywhere then writes less than a line a second.
-const KEYS_MAX: usize = 48;
+/// Keys of all kinds that are told apart: at most so many lines a minute, and one for all others of each kind. Floods
+/// from everywhere that meet every limit at once then write less than a line a second.
+const KEYS_MAX: usize = 36;
 
 /// The messages that are held back when they come too often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -124,24 +124,30 @@ impl Entry {
     }
 }
 
-/// The entries of one kind.
+/// The entries of all kinds.
 #[derive(Default)]
-struct Table {
-    /// For messages without a key, and for all keys that found the table full.
-    common: Option<Entry>,
-    keyed: HashMap<Key, Option<Entry>>,
-    /// Set while the table is full of fresh entries: when the first of them stops being so. Until
-    /// then nobody need look for one to drop.
+pub(super) struct Limiter {
+    /// For messages without a key, and for all keys of a kind that found no room.
+    common: HashMap<Kind, Option<Entry>>,
+    keyed: HashMap<(Kind, Key), Option<Entry>>,
+    /// Set while `keyed` is full of fresh entries: when the first of them stops being so. Until then nobody need look
+    /// for one to drop.
     full_until: Option<Instant>,
+    suppressed: u64,
 }
 
-impl Table {
-    fn ask(&mut self, key: Option<Key>, now: Instant) -> Verdict {
+impl Limiter {
+    pub(super) fn ask(&mut self, kind: Kind, key: Option<Key>, now: Instant) -> Verdict {
+        let key = key.map(|key| (kind, key));
         let entry = match key {
             Some(key) if self.keyed.contains_key(&key) || self.has_room(now) => self.keyed.entry(key).or_default(),
-            _ => &mut self.common,
+            _ => self.common.entry(kind).or_default(),
         };
-        Entry::ask(entry, now)
+        let verdict = Entry::ask(entry, now);
+        if verdict == Verdict::Hold {
+            self.suppressed += 1;
+        }
+        verdict
     }
 
     /// True if one more key fits in, if need be after dropping those said longest ago.
@@ -159,23 +165,6 @@ impl Table {
             self.keyed.values().flatten().map(|entry| entry.said + PAUSE).min()
         };
         self.full_until.is_none()
-    }
-}
-
-/// All kinds.
-#[derive(Default)]
-pub(super) struct Limiter {
-    tables: HashMap<Kind, Table>,
-    suppressed: u64,
-}
-
-impl Limiter {
-    pub(super) fn ask(&mut self, kind: Kind, key: Option<Key>, now: Instant) -> Verdict {
-        let verdict = self.tables.entry(kind).or_default().ask(key, now);
-        if verdict == Verdict::Hold {
-            self.suppressed += 1;
-        }
-        verdict
     }
 
     /// Messages held back since the start.
@@ -228,13 +217,33 @@ mod tests {
             said += usize::from(limiter.ask(Kind::PerAddress, address(n), now) != Verdict::Hold);
         }
         assert_eq!(said, KEYS_MAX + 1);
-        assert_eq!(limiter.tables[&Kind::PerAddress].keyed.len(), KEYS_MAX);
+        assert_eq!(limiter.keyed.len(), KEYS_MAX);
         // Those in the table are still known.
         assert_eq!(limiter.ask(Kind::PerAddress, address(0), start + PAUSE / 2), Verdict::Hold);
         // A minute later there is room again, though not before.
         assert_eq!(limiter.ask(Kind::PerAddress, address(200_000), start + PAUSE / 2), Verdict::Hold);
         assert_eq!(limiter.ask(Kind::PerAddress, address(200_001), start + PAUSE), Verdict::Say { held: 0 });
-        assert!(limiter.tables[&Kind::PerAddress].keyed.len() <= KEYS_MAX);
+        assert!(limiter.keyed.len() <= KEYS_MAX);
+    }
+
+    #[test]
+    fn floods_that_meet_every_limit_at_once_cost_less_than_a_line_a_second() {
+        let (mut limiter, start) = (Limiter::default(), Instant::now());
+        let by_address = [Kind::PerAddress, Kind::PerBlock, Kind::Proxy, Kind::ProxyFrom];
+        let others = [Kind::AllSlots, Kind::ManySlots, Kind::Dropped, Kind::Accept, Kind::LookupsLate, Kind::Handler];
+        let mut said = Vec::new();
+        for n in 0..200_000 {
+            let now = start + Duration::from_millis(n.into());
+            let keyed = by_address.map(|kind| (kind, address(n)));
+            for (kind, key) in keyed.into_iter().chain(others.map(|kind| (kind, None))) {
+                if limiter.ask(kind, key, now) != Verdict::Hold {
+                    said.push(now);
+                }
+            }
+        }
+        let most = said.iter().map(|&from| said.iter().filter(|&&at| at >= from && at < from + PAUSE).count()).max();
+        assert!(most < Some(60), "{most:?} in a minute");
+        assert!(limiter.keyed.len() <= KEYS_MAX);
     }
 
     #[test]
