@@ -134,10 +134,52 @@ fn a_resolv_conf_that_cannot_be_opened_changes_no_name_server() {
         assert_eq!(daemon.session().bytes, b"");
         take_descriptors(&daemon);
         daemon.signal(nix::sys::signal::Signal::SIGHUP);
-        daemon.wait_for_stderr("cannot set the DNS client up anew: Too many open files");
+        daemon.wait_for_stderr("cannot set the DNS client up anew: /etc/resolv.conf: Too many open files");
         limit_descriptors(&daemon, "1000");
         assert_eq!(daemon.session().bytes, b"", "listed, and served all the same");
         assert_eq!(dns.asked().len(), 2);
+    });
+    assert!(done.is_some() || !nix::unistd::geteuid().is_root());
+}
+
+/// As a script leaves it that makes it anew with tight modes. It is noticed by itself, and so is its being mended.
+#[test]
+fn a_resolv_conf_that_the_user_may_not_read_changes_no_name_server() {
+    let done = namespace::run(|| {
+        let scratch = Scratch::new();
+        let serve = |server: &str| {
+            let sockets = (std::net::UdpSocket::bind(server).unwrap(), std::net::TcpListener::bind(server).unwrap());
+            let dns = Dns::serve(sockets.0, sockets.1);
+            dns.otherwise(Message::new().record(Record::a("127.0.0.2")));
+            dns
+        };
+        let (old, new) = (serve("192.0.2.53:53"), serve("127.0.0.53:53"));
+        let conf = scratch.file("resolv.conf", "nameserver 192.0.2.53\n");
+        let mode = |mode| std::fs::set_permissions(&conf, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        mode(0o644);
+        namespace::replace_file("/etc/resolv.conf", &conf);
+        let daemon = Builder::default()
+            .bare()
+            .options(["-nodnslookup", "-noidentlookup", "-dnscache=0", "-block=a.test", "-drop", "-user=65534"])
+            .start();
+        assert_eq!(daemon.session().bytes, b"");
+        mode(0o600);
+        std::fs::write(&conf, "nameserver 127.0.0.53\n").unwrap();
+        let end = std::time::Instant::now() + DEADLINE;
+        while daemon.count_stderr("anew: /etc/resolv.conf: Permission denied; the name servers stay as they were") == 0
+        {
+            assert_eq!(daemon.session().bytes, b"", "listed, and served all the same");
+            assert!(std::time::Instant::now() < end, "{}", daemon.stderr());
+        }
+        assert_eq!(new.asked().len(), 0);
+        let before = old.asked().len();
+        assert_eq!(daemon.session().bytes, b"");
+        assert_eq!(old.asked().len(), before + 1);
+        mode(0o644);
+        while new.asked().is_empty() {
+            assert_eq!(daemon.session().bytes, b"", "listed, and served all the same");
+            assert!(std::time::Instant::now() < end, "{}", daemon.stderr());
+        }
     });
     assert!(done.is_some() || !nix::unistd::geteuid().is_root());
 }

@@ -157,8 +157,12 @@ fn play(
     let mut verdict: Option<Verdict> = None;
     let mut order = u32::from(order) | 0x1_0000;
     for step in 0u8..=255 {
-        let Wanted { questions, names, ident } = std::mem::take(&mut wanted);
+        let Wanted { questions, moot, names, ident } = std::mem::take(&mut wanted);
         open.extend(questions.into_iter().map(Open::Question));
+        for question in moot {
+            let at = open.iter().position(|other| *other == Open::Question(question.clone()));
+            open.swap_remove(at.expect("given up, and never asked"));
+        }
         open.extend(names.into_iter().map(Open::Name));
         open.extend(ident.then_some(Open::Ident));
         let now = session.verdict(config, base, ends).map(without_variable);

@@ -82,6 +82,11 @@ impl Replies {
         }
     }
 
+    /// True if a text was asked for, and there was no answer to use.
+    pub fn lacks_text(&self) -> bool {
+        matches!(self.txt, Part::Late | Part::Done(Answer::Failed))
+    }
+
     /// The queries of `list` that are still open.
     pub fn open(&self, list: &DnsList, peer: IpAddr, open: &mut Vec<Question>) {
         for (part, kind) in [(&self.a, ListingKind::A), (&self.txt, ListingKind::Txt)] {
@@ -117,10 +122,7 @@ impl Replies {
             Part::NotAsked | Part::Late | Part::Done(_) => None,
         };
         if address.is_none() && txt.is_none() {
-            return match self.txt {
-                Part::Late | Part::Done(Answer::Failed) => Judgement::Failed,
-                _ => Judgement::NotListed,
-            };
+            return if self.lacks_text() { Judgement::Failed } else { Judgement::NotListed };
         }
         Judgement::Listed { address, txt }
     }

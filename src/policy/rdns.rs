@@ -111,8 +111,10 @@ impl Reverse {
         }
     }
 
-    /// Takes an answer, if the question is one of ours; further questions go to `wanted`.
-    pub fn answer(&mut self, question: &Question, answer: &Answer, wanted: &mut Vec<Question>) {
+    /// Takes an answer, if the question is one of ours; further questions go to `wanted`. Returns those that are still
+    /// open though they cannot matter any more: nobody else says that they are to be given up.
+    #[must_use]
+    pub fn answer(&mut self, question: &Question, answer: &Answer, wanted: &mut Vec<Question>) -> Vec<Question> {
         match (&mut self.stage, question) {
             (Stage::Names, Question::Names(ip)) if *ip == self.ip => match answer {
                 Answer::Absent => self.stage = Stage::Done(HostName::Absent),
@@ -138,18 +140,21 @@ impl Reverse {
                     Answer::Found(_) | Answer::Absent => {}
                 }
             }
-            _ => return,
+            _ => return Vec::new(),
         }
-        self.advance(wanted);
+        self.advance(wanted)
     }
 
-    fn advance(&mut self, wanted: &mut Vec<Question>) {
+    fn advance(&mut self, wanted: &mut Vec<Question>) -> Vec<Question> {
+        let mut moot = Vec::new();
         if let Stage::Forward(forward) = &mut self.stage {
             forward.ask(Family::of(self.ip), wanted);
             if let Some(name) = forward.outcome() {
+                self.open(&mut moot);
                 self.stage = Stage::Done(name);
             }
         }
+        moot
     }
 
     /// Time is up: what is open counts as failed.
@@ -235,7 +240,7 @@ mod tests {
         let all: Vec<String> = (0..spec.len()).map(|i| format!("h{i}.example")).collect();
         let all: Vec<&str> =
             spec.chars().zip(&all).map(|(c, name)| if c == '-' { "" } else { name.as_str() }).collect();
-        reverse.answer(&Question::Names(IP), &names(&all), &mut wanted);
+        assert!(reverse.answer(&Question::Names(IP), &names(&all), &mut wanted).is_empty());
         let mut asked = wanted.len();
         while reverse.outcome().is_none() {
             assert!(!wanted.is_empty() && wanted.len() <= WINDOW as usize, "{spec}: {wanted:?}");
@@ -243,8 +248,19 @@ mod tests {
             let Question::Addresses(name, Family::V4) = &question else { panic!("{question:?}") };
             let i: usize = name[1..name.find('.').unwrap()].parse().unwrap();
             let before = wanted.len();
-            reverse.answer(&question, &forward(spec.as_bytes()[i] as char), &mut wanted);
+            let mut moot = reverse.answer(&question, &forward(spec.as_bytes()[i] as char), &mut wanted);
             asked += wanted.len() - before;
+            if reverse.outcome().is_some() {
+                wanted.retain(|question| match moot.iter().position(|moot| moot == question) {
+                    Some(at) => {
+                        moot.swap_remove(at);
+                        false
+                    }
+                    None => true,
+                });
+                assert_eq!(wanted, [], "{spec}: nobody gives these up");
+            }
+            assert_eq!(moot, [], "{spec}: these are not open");
         }
         (reverse.outcome().unwrap().clone(), asked)
     }
@@ -289,8 +305,9 @@ mod tests {
         assert_eq!(reverse.outcome(), Some(&HostName::SoftError));
 
         let mut reverse = Reverse::start(IP, &mut wanted);
-        reverse.answer(&Question::Names(IP), &names(&["a", "b"]), &mut wanted);
-        reverse.answer(&Question::Addresses("b".into(), Family::V4), &addresses(&["192.0.2.1"]), &mut wanted);
+        assert_eq!(reverse.answer(&Question::Names(IP), &names(&["a", "b"]), &mut wanted), []);
+        let confirmed = Question::Addresses("b".into(), Family::V4);
+        assert_eq!(reverse.answer(&confirmed, &addresses(&["192.0.2.1"]), &mut wanted), []);
         assert_eq!(reverse.outcome(), None);
         let mut open = Vec::new();
         reverse.open(&mut open);

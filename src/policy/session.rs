@@ -31,6 +31,8 @@ const ROOM: usize = 144;
 pub struct Wanted {
     /// DNS questions, in the order in which they matter.
     pub questions: Vec<Question>,
+    /// DNS questions asked, or wanted, before: the answers cannot matter any more.
+    pub moot: Vec<Question>,
     /// Addresses whose names the name service switch is to find.
     pub names: Vec<IpAddr>,
     pub ident: bool,
@@ -38,7 +40,7 @@ pub struct Wanted {
 
 impl Wanted {
     pub fn is_empty(&self) -> bool {
-        self.questions.is_empty() && self.names.is_empty() && !self.ident
+        self.questions.is_empty() && self.moot.is_empty() && self.names.is_empty() && !self.ident
     }
 }
 
@@ -106,10 +108,10 @@ impl Session {
         &self.env
     }
 
-    /// Takes the answer to a DNS question; further questions go to `wanted`.
+    /// Takes the answer to a DNS question; further questions, and those to be given up, go to `wanted`.
     pub fn answer(&mut self, config: &Config, question: &Question, answer: &Answer, wanted: &mut Wanted) {
         for reverse in [&mut self.remote, &mut self.local].into_iter().flatten() {
-            reverse.answer(question, answer, &mut wanted.questions);
+            wanted.moot.extend(reverse.answer(question, answer, &mut wanted.questions));
         }
         if let Question::Listing { zone, kind, .. } = question {
             for (list, replies) in config.lists.iter().zip(&mut self.lists) {
@@ -236,6 +238,7 @@ impl Session {
                 _ if replies.a == Part::NotAsked => return None,
                 dnsbl::Judgement::Open => ListResult::Open,
                 dnsbl::Judgement::NotListed => ListResult::NotListed,
+                dnsbl::Judgement::Listed { .. } if replies.lacks_text() => ListResult::ListedWithoutText,
                 dnsbl::Judgement::Listed { .. } => ListResult::Listed,
                 dnsbl::Judgement::Unusable(found) => ListResult::Unusable(found[0]),
                 dnsbl::Judgement::Failed if replies.a == Part::Late || replies.txt == Part::Late => ListResult::Late,
@@ -285,6 +288,8 @@ pub enum ListResult {
     /// Not yet known, or no longer needed.
     Open,
     Listed,
+    /// The same, but its text was asked for in vain.
+    ListedWithoutText,
     NotListed,
     /// The name servers gave no answer to use.
     Failed,
@@ -299,6 +304,7 @@ impl ListResult {
     pub fn trouble(self) -> Option<Trouble> {
         match self {
             ListResult::Open | ListResult::Listed | ListResult::NotListed => None,
+            ListResult::ListedWithoutText => Some(Trouble::NoText),
             ListResult::Failed => Some(Trouble::Failed),
             ListResult::Late => Some(Trouble::Late),
             ListResult::Unusable(address) => Some(Trouble::Unusable(address)),
@@ -309,6 +315,8 @@ impl ListResult {
 /// Why a list could not be used for a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
+    /// A client is on it, and the name servers do not give its text.
+    NoText,
     /// The name servers gave no answer to use.
     Failed,
     /// No answer came within the time limit.

@@ -197,15 +197,22 @@ impl Reactor {
 
     pub(super) fn report_gone(&self, pending: &Pending, now: Instant) {
         let Ends { peer, local } = pending.ends;
-        let host = pending.lookups().and_then(|lookups| lookups.session.remote_name());
+        let mismatch = self.config.lookups.mismatch;
+        let (host, until) = match &pending.stage {
+            Stage::WaitsForSlot { env, decided } => (env.get(b"TCPREMOTEHOST"), *decided),
+            _ => {
+                let name = pending.lookups().and_then(|lookups| lookups.session.remote_name());
+                (name.and_then(|name| name.variable(mismatch)).map(str::as_bytes), now)
+            }
+        };
         log::connection(&Connection {
             remote: peer,
             local,
-            host: host.and_then(|name| name.variable(self.config.lookups.mismatch)).map(str::as_bytes),
+            host,
             decision: Decision::Gone,
             by: None,
             detail: None,
-            lookups: now.saturating_duration_since(pending.since),
+            lookups: until.saturating_duration_since(pending.since),
             pid: None,
         });
     }

@@ -90,7 +90,7 @@ impl Lookup {
         }
     }
 
-    /// Asks what a session wants, and gives it what is known at once. `asked` is told of each DNS
+    /// Asks what a session wants, gives it what is known at once, and gives up what it wants no more. `asked` is told of each DNS
     /// question or, for the name service switch, address.
     pub fn pursue(
         &mut self,
@@ -103,11 +103,19 @@ impl Lookup {
     ) {
         while !wanted.questions.is_empty() {
             for question in std::mem::take(&mut wanted.questions) {
+                if let Some(at) = wanted.moot.iter().position(|moot| *moot == question) {
+                    // The answer to one before it was known, and was enough.
+                    wanted.moot.swap_remove(at);
+                    continue;
+                }
                 asked(Ok(&question));
                 if let Some(answer) = self.ask(&question, key, now) {
                     session.answer(config, &question, &answer, &mut wanted);
                 }
             }
+        }
+        for question in wanted.moot {
+            self.forget(&question, key);
         }
         for ip in wanted.names {
             asked(Err(ip));

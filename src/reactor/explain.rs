@@ -157,10 +157,13 @@ impl Explanation<'_> {
                 continue;
             }
             let until_deadline = deadline.saturating_duration_since(now);
-            let timeout = lookup.timeout(now).map_or(until_deadline, |timeout| timeout.min(until_deadline));
-            match poll.poll(&mut events, Some(timeout)) {
-                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(failed(error)),
-                _ => {}
+            let mut timeout = lookup.timeout(now).map_or(until_deadline, |timeout| timeout.min(until_deadline));
+            while let Err(error) = poll.poll(&mut events, Some(timeout)) {
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(failed(error));
+                }
+                // Stopped, for instance. What has come meanwhile counts before the time limit does.
+                timeout = Duration::ZERO;
             }
             now = Instant::now();
             for event in &events {
@@ -260,6 +263,7 @@ impl Explanation<'_> {
                 None => "not asked, since its variable is set".to_owned(),
                 Some(ListResult::Open) => "not known, and no longer needed".to_owned(),
                 Some(ListResult::Listed) => "listed".to_owned(),
+                Some(ListResult::ListedWithoutText) => "listed; no answer for its text".to_owned(),
                 Some(ListResult::NotListed) => "not listed".to_owned(),
                 Some(ListResult::Failed) => "lookup failed, taken as not listed".to_owned(),
                 Some(ListResult::Late) => "no answer in time, taken as not listed".to_owned(),

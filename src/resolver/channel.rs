@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -105,8 +106,16 @@ impl Channel {
                 return Err(errno.into());
             }
         } else {
-            // A SocketAddr prints as c-ares reads it: IP:PORT, and [IP]:PORT for IPv6.
-            ares.set_servers(nameservers.iter().map(SocketAddr::to_string)).map_err(io::Error::other)?;
+            ares.set_servers(nameservers.iter().map(for_ares)).map_err(io::Error::other)?;
+            let given: HashSet<_> = nameservers.iter().collect();
+            if ares.servers().len() < given.len() {
+                // What it cannot ask it leaves out without a word.
+                let can_ask = |ares: &mut c_ares::Channel, server: &SocketAddr| {
+                    ares.set_servers([for_ares(server)]).is_ok() && !ares.servers().is_empty()
+                };
+                let left_out = nameservers.iter().find(|server| !can_ask(&mut ares, server)).unwrap_or(&nameservers[0]);
+                return Err(io::Error::other(format!("-nameserver: {left_out} cannot be asked")));
+            }
         }
         Ok(Channel { ares, basket })
     }
@@ -166,6 +175,14 @@ impl Channel {
     /// The servers asked, those first that have answered.
     pub fn servers(&self) -> Vec<String> {
         self.ares.servers()
+    }
+}
+
+/// As c-ares reads it: `IP:PORT`, `[IP]:PORT`, and `[IP]:PORT%INTERFACE`.
+fn for_ares(server: &SocketAddr) -> String {
+    match server {
+        SocketAddr::V6(v6) if v6.scope_id() != 0 => format!("[{}]:{}%{}", v6.ip(), v6.port(), v6.scope_id()),
+        server => server.to_string(),
     }
 }
 

@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 
 use c_ares::FdEvents;
 
+use crate::error::errno_text;
+
 use super::channel::{Basket, Channel};
 use super::sockets::Sockets;
 use super::speed::Speed;
@@ -96,6 +98,9 @@ impl Channels {
     /// as it was.
     pub fn reload(&mut self, now: Instant) -> io::Result<()> {
         let stamp = Stamp::of(&self.resolv_conf);
+        if let Some(error) = self.unreadable() {
+            return Err(error);
+        }
         // What is known of the speed is not of those that are asked from now on.
         let speeds = mem::take(&mut self.speeds);
         let made = self.open_channel(self.speed()).and_then(|lists| Ok((lists, self.open_channel(self.speed())?)));
@@ -152,13 +157,25 @@ impl Channels {
         Ok(channel)
     }
 
-    /// True if resolv.conf is another one than was read; looked at once a second at most.
+    /// True if resolv.conf is another one than was read, and names a server; looked at once a second at most. One that
+    /// names none may be half written, and the host itself would be asked instead, where nobody answers for any list.
     pub fn is_outdated(&mut self, now: Instant) -> bool {
         if now < self.check_at {
             return false;
         }
         self.check_at = now + CHECK_EVERY;
-        self.nameservers.is_empty() && Stamp::of(&self.resolv_conf).is_some_and(|stamp| Some(stamp) != self.stamp)
+        if !self.nameservers.is_empty() || Stamp::of(&self.resolv_conf).is_none_or(|stamp| Some(stamp) == self.stamp) {
+            return false;
+        }
+        // A file that cannot be read is for `reload` to report.
+        std::fs::read(&self.resolv_conf).map_or(true, |text| names_a_server(&text))
+    }
+
+    /// Why resolv.conf cannot be read, if it is there: with its name. For c-ares it would name nobody.
+    pub fn unreadable(&self) -> Option<io::Error> {
+        let read = self.nameservers.is_empty().then(|| std::fs::read(&self.resolv_conf))?;
+        let error = read.err().filter(|error| error.kind() != io::ErrorKind::NotFound)?;
+        Some(io::Error::new(error.kind(), format!("{}: {}", self.resolv_conf, errno_text(&error))))
     }
 
     /// The channel that takes new queries, those for lists or those for names.
@@ -244,7 +261,8 @@ impl Channels {
         self.earlier.front().map(|(_, until)| *until + self.speed().patience(later))
     }
 
-    /// How long a name may be asked for again and again: as long as it would be if nobody wanted its place.
+    /// How long a name may be asked for again and again: as long as c-ares would ask one server, if nobody wanted its
+    /// place.
     pub fn longest(&self) -> Duration {
         self.speed().longest()
     }
@@ -298,21 +316,19 @@ impl Channels {
 struct Stamp {
     device: u64,
     inode: u64,
-    size: u64,
+    /// When it was last changed, its mode and owner included.
     seconds: i64,
     nanoseconds: i64,
+}
+
+fn names_a_server(resolv_conf: &[u8]) -> bool {
+    resolv_conf.split(|&byte| byte == b'\n').any(|line| line.trim_ascii_start().starts_with(b"nameserver"))
 }
 
 impl Stamp {
     /// None if there is no such file; a file that is being replaced is no reason to act.
     fn of(path: &str) -> Option<Stamp> {
         let file = std::fs::metadata(path).ok()?;
-        Some(Stamp {
-            device: file.dev(),
-            inode: file.ino(),
-            size: file.size(),
-            seconds: file.mtime(),
-            nanoseconds: file.mtime_nsec(),
-        })
+        Some(Stamp { device: file.dev(), inode: file.ino(), seconds: file.ctime(), nanoseconds: file.ctime_nsec() })
     }
 }

@@ -24,6 +24,7 @@ use mio::{Registry, Token};
 
 use crate::config::{Lookups, Zone};
 use crate::error::StartError;
+use crate::log;
 use crate::policy::question::{Answer, Family, ListingKind, Question, Records};
 use crate::sys;
 use crate::table::Key;
@@ -51,7 +52,8 @@ const MAX_IN_FLIGHT: usize = 2 * MAX_WANTED;
 /// hold a query for a while; a list that is asked too late refuses nobody.
 pub(super) const FOR_LISTS: usize = 500;
 /// A list has fewer queries in flight than so many times the places that are left. One whose servers are silent leaves a
-/// fifth of the places to others, two leave a ninth, and so on.
+/// fifth of the places to others, two leave a ninth, and so on. Of what lists leave when they have more than is kept for
+/// them, names have up to half.
 pub(super) const LISTS_TO_LEFT: usize = 4;
 /// Queries for names, beyond which the rest is kept for such as were not asked for yet.
 const MAX_LATE: usize = 1000;
@@ -185,6 +187,9 @@ impl Resolver {
         let basket = Basket::default();
         let channels =
             Channels::open(nameservers, resolv_conf, sockets.clone(), basket.clone(), now).map_err(failed)?;
+        if let Some(error) = channels.unreadable() {
+            log::servers_not_read(&error);
+        }
         Ok(Resolver {
             zones,
             sockets,
@@ -263,10 +268,6 @@ impl Resolver {
         self.collect(now);
         let has_earlier = self.channels.has_earlier();
         self.fresh = self.fresh.filter(|(_, since)| has_earlier && now < *since + LONGEST);
-        if self.waiting.queued() > 0 && self.channels.is_outdated(now) {
-            // Without new channels the old ones go on; the next change is another chance.
-            let _ = self.reload(now);
-        }
         if self.lacks_room().is_some_and(|later| self.channels.make_room(later, now)) {
             self.collect(now);
         }
@@ -310,6 +311,10 @@ impl Resolver {
     /// servers stay as they were.
     pub fn reload(&mut self, now: Instant) -> io::Result<()> {
         self.cache.clear();
+        self.read_servers(now)
+    }
+
+    fn read_servers(&mut self, now: Instant) -> io::Result<()> {
         self.channels.reload(now)?;
         if self.channels.has_earlier() {
             self.fresh = Some((self.next, now));
@@ -360,7 +365,7 @@ impl Resolver {
     /// Which queues may be sent from.
     fn allowed(&self) -> Allowed {
         let left = MAX_WANTED.saturating_sub(self.waiting.wanted()).min(MAX_IN_FLIGHT.saturating_sub(self.in_flight));
-        let names = left > FOR_LISTS;
+        let names = left > FOR_LISTS || self.channels.names_under_way() < left;
         let lists = if self.lists_rest.is_none() { LISTS_TO_LEFT * left } else { 0 };
         let late = names && self.waiting.queues().late() > 0 && self.channels.names_under_way() < MAX_LATE;
         Allowed { lists, names, late }
@@ -370,13 +375,10 @@ impl Resolver {
         self.waiting.has_next(self.allowed())
     }
 
-    /// Whether names wait until others end: false, such as were not asked for yet; true, only such as were. None, too,
-    /// where it is lists that have the places.
+    /// Whether names wait until others end: false, such as were not asked for yet; true, only such as were.
     fn lacks_room(&self) -> Option<bool> {
         if self.waiting.queues().names() > 0 && !self.allowed().names {
-            let names = self.channels.names_under_way();
-            let others = self.waiting.wanted().saturating_sub(names);
-            return (others < MAX_WANTED - FOR_LISTS && names > 0).then_some(false);
+            return (self.channels.names_under_way() > 0).then_some(false);
         }
         let is_late = self.waiting.queues().late() > 0 && self.channels.names_under_way() >= MAX_LATE;
         (is_late || self.has_orphans()).then_some(true)
@@ -389,6 +391,9 @@ impl Resolver {
 
     /// Starts queries as far as the limits allow. True if any was started.
     fn start_queued(&mut self, now: Instant) -> bool {
+        if self.may_start() {
+            self.follow_resolv_conf(now);
+        }
         let before = self.next;
         while self.allowance > 0 {
             let number = self.next;
@@ -411,6 +416,16 @@ impl Resolver {
             }
         }
         self.next != before
+    }
+
+    fn follow_resolv_conf(&mut self, now: Instant) {
+        if self.channels.is_outdated(now) {
+            match self.read_servers(now) {
+                Ok(()) => self.cache.clear(),
+                // The next second is another chance.
+                Err(error) => log::servers_kept(&error),
+            }
+        }
     }
 
     /// Asks once more what was asked a while ago: the name server may be back.

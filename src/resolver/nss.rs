@@ -250,7 +250,15 @@ impl NssResolver {
     pub fn expire(&mut self, now: Instant) {
         for index in 0..self.slots.len() {
             match self.slots[index].state {
-                State::Busy { until, .. } if until <= now => self.end(index, Fate::Hung, now),
+                State::Busy { until, .. } if until <= now => {
+                    // What it has said and nobody has read yet counts before the time limit does.
+                    let received = self.receive(index, now);
+                    if received.is_err() {
+                        self.end(index, Fate::Broken, now);
+                    } else if matches!(self.slots[index].state, State::Busy { until, .. } if until <= now) {
+                        self.end(index, Fate::Hung, now);
+                    }
+                }
                 State::Down { until } if until <= now => self.start(index, now),
                 _ => {}
             }

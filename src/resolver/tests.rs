@@ -4,6 +4,7 @@
 pub mod dns;
 
 mod crowds;
+mod servers;
 
 use std::cell::Cell;
 use std::collections::HashMap;

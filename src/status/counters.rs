@@ -194,7 +194,7 @@ impl ListCounts {
         self.asked += 1;
         match result {
             ListResult::Open => self.unneeded += 1,
-            ListResult::Listed => self.listed += 1,
+            ListResult::Listed | ListResult::ListedWithoutText => self.listed += 1,
             ListResult::NotListed => {}
             ListResult::Failed => self.failed += 1,
             ListResult::Late => self.late += 1,

@@ -182,3 +182,32 @@ fn a_silent_list_leaves_places_to_another() {
         assert_eq!(l.answer(&listing(1, n)), Answer::Absent, "{n}");
     }
 }
+
+/// One silent list does not have names asked for too late either, be there silent ones among them.
+#[test]
+fn a_silent_list_leaves_places_to_names() {
+    let server = server();
+    server.set("*.bl.example", A, Message::new().fault(Fault::Silent));
+    let mut l = Loop::asking(&[server.address], 0);
+    l.warm_up("h.example");
+    let listing = |n: u32| Question::Listing { zone: 0, ip: IpAddr::from(n.to_be_bytes()), kind: ListingKind::A };
+    let count = 2 * MAX_WANTED as u32;
+    (0..count).for_each(|n| assert_eq!(l.ask(&listing(n), waiter(n)), None));
+    let most = MAX_WANTED * LISTS_TO_LEFT / (LISTS_TO_LEFT + 1);
+    l.until("as many as may be in flight", |l| l.counts().in_flight == most);
+    let start = Instant::now();
+    for n in 0..500 {
+        assert_eq!(l.answer(&host(&format!("some{n}.example"))), found(&["192.0.2.1"]), "{n}");
+    }
+    assert!(start.elapsed() < Duration::from_secs(4), "none has waited for a place: {:?}", start.elapsed());
+    (0..PLACES).for_each(|n| assert_eq!(l.ask(&ptr(n), waiter(count + n)), None));
+    let half = (MAX_WANTED - most) / 2;
+    l.until("half of what is left is taken", |l| l.counts().in_flight >= most + half);
+    let start = Instant::now();
+    for n in 0..20 {
+        assert_eq!(l.answer(&host(&format!("other{n}.example"))), found(&["192.0.2.1"]), "{n}");
+    }
+    println!("20 names beside silent ones and a silent list: {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(20), "silent ones give way: {:?}", start.elapsed());
+    assert!(l.counts().in_flight <= most + half + 1, "{:?}", l.counts());
+}
