@@ -16,7 +16,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, getsockopt, listen, setsockopt, socket, sockopt,
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, getsockopt, setsockopt, socket, sockopt,
 };
 
 use crate::addr;
@@ -281,12 +281,8 @@ fn bind_at_once(address: SocketAddr, backlog: Option<i32>) -> Result<Listener, E
         let _ = setsockopt(&fd, sockopt::Ipv6V6Only, &false);
     }
     bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
-    let backlog = match backlog {
-        // The kernel cuts it to net.core.somaxconn.
-        None => Backlog::MAXALLOWABLE,
-        Some(n) => Backlog::new(n).unwrap_or(Backlog::MAXALLOWABLE),
-    };
-    listen(&fd, backlog)?;
+    // The kernel cuts it to net.core.somaxconn.
+    sys::listen(fd.as_fd(), backlog.unwrap_or(-1))?;
     let socket = TcpListener::from(fd);
     let local = socket.local_addr().ok().and_then(fixed_end);
     Ok(Listener { socket, local, adopted: false })

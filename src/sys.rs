@@ -211,6 +211,13 @@ pub fn service_port(name: &str) -> Option<u16> {
     Some(u16::from_be(port as u16)).filter(|&port| port != 0)
 }
 
+/// Makes a socket listen: listen(2). nix takes no backlog beyond what the C library's headers take for the kernel's most,
+/// which is 128 with some.
+pub fn listen(socket: BorrowedFd<'_>, backlog: i32) -> Result<(), Errno> {
+    // SAFETY: no memory is passed.
+    Errno::result(unsafe { libc::listen(socket.as_raw_fd(), backlog) }).map(drop)
+}
+
 /// Has a listening TCP socket drop every request for a new connection from now on; connections that
 /// are under way still arrive. Those it accepts keep the filter, which means nothing to them.
 pub fn drop_new_connections(socket: BorrowedFd<'_>) -> Result<(), Errno> {

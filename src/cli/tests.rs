@@ -139,6 +139,7 @@ fn name_servers_have_a_port() {
         ("192.0.2.53:5353,2001:db8::53", &["192.0.2.53:5353", "[2001:db8::53]:53"]),
         ("[2001:db8::53],[2001:db8::53]:54", &["[2001:db8::53]:53", "[2001:db8::53]:54"]),
         ("::1", &["[::1]:53"]),
+        ("fe80::1%lo,[fe80::1%1]:54,[fe80::1%77]", &["[fe80::1%1]:53", "[fe80::1%1]:54", "[fe80::1%77]:53"]),
     ] {
         let got: Vec<_> =
             config(&format!("-nameserver={value}")).lookups.nameservers.iter().map(ToString::to_string).collect();
@@ -328,6 +329,12 @@ fn errors_are_one_line_that_names_the_option() {
         ("-nameserver=ns.ex 25 prog", "-nameserver=ns.ex: 'ns.ex' is no IP, IP:PORT or [IP]:PORT"),
         ("-nameserver=192.0.2.1:0 25 prog", "-nameserver=192.0.2.1:0: '192.0.2.1:0': port 0"),
         ("-nameserver=, 25 prog", "-nameserver=,: no address in it"),
+        ("-nameserver=fe80::1 25 prog", "-nameserver=fe80::1: 'fe80::1' needs its interface, as in fe80::1%eth0"),
+        (
+            "-nameserver=[fe80::1%nope]:53 25 prog",
+            "-nameserver=[fe80::1%nope]:53: '[fe80::1%nope]:53': no such interface",
+        ),
+        ("-nameserver=::1%lo 25 prog", "-nameserver=::1%lo: '::1%lo': only fe80::/10 has an interface"),
         ("-prefix6=64 25 prog", "-prefix6=64: not two prefix lengths, IP/BLOCK"),
         ("-prefix6=64/129 25 prog", "-prefix6=64/129: not a number from 1 to 128"),
         ("-prefix6=48/64 25 prog", "-prefix6=48/64: the block is smaller than one address's share"),

@@ -3,10 +3,12 @@
 //! The reasons are the ends of lines; the caller puts option and value before them.
 
 use std::ffi::OsString;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
+
+use nix::net::if_::if_nametoindex;
 
 use super::Explain;
 use crate::addr;
@@ -85,25 +87,46 @@ pub(super) fn variables(bytes: &[u8]) -> Result<Vec<Vec<u8>>, String> {
     Ok(if names.is_empty() { vec![DEFAULT_VARIABLE.to_vec()] } else { names })
 }
 
-/// `-nameserver`: `IP`, `IP:PORT` or `[IP]:PORT`, separated by commas.
+/// `-nameserver`: `IP`, `IP:PORT` or `[IP]:PORT`, separated by commas; an IP may have an interface, `fe80::1%eth0`.
 pub(super) fn nameservers(bytes: &[u8]) -> Result<Vec<SocketAddr>, String> {
     text(bytes)?
         .split(',')
         .filter(|entry| !entry.is_empty())
-        .map(|entry| {
-            let bare = || entry.parse::<IpAddr>().ok();
-            let bracketed = || entry.strip_prefix('[')?.strip_suffix(']')?.parse::<Ipv6Addr>().ok().map(IpAddr::V6);
-            match entry.parse::<SocketAddr>() {
-                Ok(address) if address.port() == 0 => Err(format!("'{}': port 0", shown(entry.as_bytes()))),
-                Ok(address) => Ok(address),
-                Err(_) => bare()
-                    .or_else(bracketed)
-                    .map(|ip| SocketAddr::new(ip, DNS_PORT))
-                    .ok_or_else(|| format!("'{}' is no IP, IP:PORT or [IP]:PORT", shown(entry.as_bytes()))),
-            }
-        })
+        .map(nameserver)
         .collect::<Result<Vec<_>, _>>()
         .and_then(|servers| if servers.is_empty() { Err("no address in it".to_owned()) } else { Ok(servers) })
+}
+
+fn nameserver(entry: &str) -> Result<SocketAddr, String> {
+    let wrong = |why: &str| format!("'{}'{why}", shown(entry.as_bytes()));
+    let (plain, interface) = match entry.split_once('%') {
+        None => (entry.to_owned(), None),
+        // `fe80::1%eth0` or `[fe80::1%eth0]:53`
+        Some((before, after)) => {
+            let (interface, rest) = after.find(']').map_or((after, ""), |at| after.split_at(at));
+            (format!("{before}{rest}"), Some(interface))
+        }
+    };
+    let bare = || plain.parse::<IpAddr>().ok();
+    let bracketed = || plain.strip_prefix('[')?.strip_suffix(']')?.parse::<Ipv6Addr>().ok().map(IpAddr::V6);
+    let address = match plain.parse::<SocketAddr>() {
+        Ok(address) if address.port() == 0 => return Err(wrong(": port 0")),
+        Ok(address) => address,
+        Err(_) => bare()
+            .or_else(bracketed)
+            .map(|ip| SocketAddr::new(ip, DNS_PORT))
+            .ok_or_else(|| wrong(" is no IP, IP:PORT or [IP]:PORT"))?,
+    };
+    match (address, interface) {
+        (SocketAddr::V6(v6), interface) if v6.ip().is_unicast_link_local() => {
+            let interface = interface.ok_or_else(|| wrong(" needs its interface, as in fe80::1%eth0"))?;
+            let number = interface.parse().ok().or_else(|| if_nametoindex(interface).ok());
+            let number = number.filter(|&number| number != 0).ok_or_else(|| wrong(": no such interface"))?;
+            Ok(SocketAddrV6::new(*v6.ip(), v6.port(), 0, number).into())
+        }
+        (address, None) => Ok(address),
+        (_, Some(_)) => Err(wrong(": only fe80::/10 has an interface")),
+    }
 }
 
 const DNS_PORT: u16 = 53;
