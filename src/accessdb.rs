@@ -9,11 +9,12 @@ use std::ffi::{CStr, CString};
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
+use std::mem::ManuallyDrop;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::FromRawFd;
 use std::os::raw::{c_char, c_int, c_uint};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::time::{Duration, Instant};
@@ -91,7 +92,7 @@ impl fmt::Display for DbError {
             DbError::Busy => f.write_str("another program is writing it in place"),
             DbError::NotGdbm => f.write_str("not a GDBM database"),
             DbError::Damaged => f.write_str("the database is damaged"),
-            DbError::Replaced => f.write_str("another program replaces it again and again"),
+            DbError::Replaced => f.write_str("another program changes it again and again"),
             DbError::Changed => f.write_str("it was written in place"),
             DbError::Gdbm(code) => write!(f, "the database is damaged: {}", gdbm_text(*code)),
         }
@@ -172,17 +173,17 @@ struct Database(Handle);
 /// By what a file is known that was looked at: a write in place changes it, and a new name, or none, does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
-    device: libc::dev_t,
-    inode: libc::ino_t,
-    size: libc::off_t,
-    modified: (libc::time_t, libc::c_long),
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
 }
 
 impl Stamp {
-    fn of(descriptor: BorrowedFd<'_>) -> Result<Self, DbError> {
-        let stat = nix::sys::stat::fstat(descriptor).map_err(io::Error::from)?;
-        let modified = (stat.st_mtime, stat.st_mtime_nsec);
-        Ok(Stamp { device: stat.st_dev, inode: stat.st_ino, size: stat.st_size, modified })
+    fn of(file: &File) -> io::Result<Self> {
+        let seen = file.metadata()?;
+        let modified = (seen.mtime(), seen.mtime_nsec());
+        Ok(Stamp { device: seen.dev(), inode: seen.ino(), size: seen.len(), modified })
     }
 }
 
@@ -203,7 +204,7 @@ impl Database {
     ) -> Result<(Self, File, Stamp), DbError> {
         for _ in 0..OPENINGS {
             let file = regular_file(path)?;
-            let stamp = Stamp::of(file.as_fd())?;
+            let stamp = Stamp::of(&file)?;
             check(&file)?;
             let database = Database::open_unchecked(path)?;
             if database.stamp()? == stamp {
@@ -217,8 +218,10 @@ impl Database {
     fn stamp(&self) -> Result<Stamp, DbError> {
         // SAFETY: the handle is open.
         let number = unsafe { gdbm_sys::gdbm_fdesc(self.0.as_ptr()) };
-        // SAFETY: libgdbm keeps this descriptor open until the handle is closed, which outlives the borrow.
-        Stamp::of(unsafe { BorrowedFd::borrow_raw(number) })
+        // SAFETY: libgdbm keeps this descriptor open until the handle is closed, which outlives this value; it is
+        // never dropped, and so does not close it.
+        let file = ManuallyDrop::new(unsafe { File::from_raw_fd(number) });
+        Ok(Stamp::of(&file)?)
     }
 
     fn open_unchecked(path: &Path) -> Result<Self, DbError> {
@@ -353,7 +356,7 @@ impl AccessDb {
     ) -> Result<access::Access, DbError> {
         let before = env.clone();
         match access::decide(self, remote, local, env) {
-            Err(error) if self.is_opened_at_once() => {
+            Err(error) if self.is_opened_at_once(&error) => {
                 log::access_opened_anew(&self.path, &error);
                 *env = before;
                 access::decide(self, remote, local, env)
@@ -362,9 +365,10 @@ impl AccessDb {
         }
     }
 
-    /// Opens the file anew after an error, if that was not tried within the pause. True if it did.
-    fn is_opened_at_once(&mut self) -> bool {
-        let pauses = self.anew.is_some_and(|at| at.elapsed() < RETRY_PAUSE);
+    /// Opens the file anew after an error, if that was not tried within the pause; or was, and it has changed again
+    /// since that went well. True if it did.
+    fn is_opened_at_once(&mut self, error: &DbError) -> bool {
+        let pauses = self.anew.is_some_and(|at| at.elapsed() < RETRY_PAUSE) && !matches!(error, DbError::Changed);
         !pauses && self.open_anew().is_ok()
     }
 

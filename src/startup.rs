@@ -168,6 +168,7 @@ fn rehearse(config: &Config, inherited: &mut Inherited, number: RawFd) -> Result
     privs::resolve(config.user.as_deref(), config.group.as_deref())?.assume()?;
     Spawner::handler(&config.handler)?.check()?;
     open_access_file(config, |_| {})?;
+    Reactor::rehearse(config)?;
     config.logger.as_ref().map(LoggerStarter::new).transpose()?;
     Stderr::open(config)?;
     print(handover::READY)

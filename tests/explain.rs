@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::dns::{A, Dns, Fault, Message, PTR, Record};
 use common::*;
 
@@ -171,4 +173,30 @@ fn the_local_end_is_one_that_the_client_reaches() {
         let finished = Builder::default().bare().options(options).list(list).run();
         assert_eq!(steps(&finished)[0], "client 127.0.0.2 port 0, to 127.0.0.1 port 2525", "{list}");
     }
+}
+
+/// As in the daemon: what has come while the process was stopped counts, though its time is over.
+#[test]
+fn an_answer_that_has_come_counts_though_the_time_is_over() {
+    let dns = Dns::start();
+    let hit = Message::new().record(Record::a("127.0.0.2")).late(Duration::from_millis(300));
+    dns.otherwise(Message::new().rcode(3)).set("1.2.0.192.bl.example", A, hit);
+    let child = std::process::Command::new(env!("CARGO_BIN_EXE_couriertcpd"))
+        .args(["-nodnslookup", "-noidentlookup", "-block=bl.example", "-drop", "-lookuptimeout=1"])
+        .args([&format!("-nameserver={}", dns.address), "-explain=192.0.2.1", "25", "/bin/true"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_for("the list is asked", || dns.count("1.2.0.192.bl.example", A) == 1);
+    let since = std::time::Instant::now();
+    let pid = child.id() as i32;
+    let signal = |signal| nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
+    signal(nix::sys::signal::Signal::SIGSTOP);
+    wait_for("it is stopped", || procfs::status(pid, "State").is_some_and(|state| state.starts_with('T')));
+    wait_for("the time is over", || since.elapsed() > Duration::from_millis(1300));
+    signal(nix::sys::signal::Signal::SIGCONT);
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("block bl.example for BLOCK: listed\n"), "{text}");
+    assert_eq!(output.status.code(), Some(1), "{text}");
 }

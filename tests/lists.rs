@@ -183,3 +183,55 @@ fn an_answer_that_has_come_counts_though_the_time_is_over() {
     daemon.signal(Signal::SIGCONT);
     assert_eq!(listed_client.finish().bytes, b"");
 }
+
+/// It is asked there, with the interface in its address.
+#[test]
+fn a_name_server_on_the_link_is_asked_through_its_interface() {
+    let done = namespace::run(|| {
+        let ip =
+            std::process::Command::new("ip").args(["-6", "addr", "add", "fe80::53/64", "dev", "lo", "nodad"]).status();
+        assert!(ip.unwrap().success());
+        let socket = std::net::SocketAddrV6::new("fe80::53".parse().unwrap(), 53, 0, 1);
+        let tcp = std::net::TcpListener::bind(socket).unwrap();
+        let dns = Dns::serve(std::net::UdpSocket::bind(socket).unwrap(), tcp);
+        dns.otherwise(Message::new().record(Record::a("127.0.0.2")));
+        for server in ["fe80::53%lo", "[fe80::53%1]:53"] {
+            let options = ["-nodnslookup", "-noidentlookup", "-block=bl.test", "-drop"];
+            let daemon = Builder::default().bare().options(options).option(format!("-nameserver={server}")).start();
+            assert_eq!(daemon.session().bytes, b"", "listed, {server}");
+            daemon.wait_for_stderr("dropped blocked connection");
+        }
+    });
+    assert!(done.is_some() || !nix::unistd::geteuid().is_root());
+    // What c-ares leaves out without a word.
+    for (server, why) in [("fec0::1,192.0.2.1", "[fec0::1]:53"), ("[fe80::1%9999]", "[fe80::1%9999]:53")] {
+        let finished = Builder::default().options([&format!("-nameserver={server}"), "-block=bl.test"]).run();
+        assert_eq!(finished.code(), 1, "{finished:?}");
+        let expected = format!("couriertcpd: cannot set up the DNS client: -nameserver: {why} cannot be asked\n");
+        assert_eq!(finished.stderr, expected);
+    }
+}
+
+/// Those who are on the list wait for its text, and nobody would know why.
+#[test]
+fn a_listing_whose_text_is_not_to_be_had_is_one_and_is_logged() {
+    let dns = Dns::start();
+    let client = IpAddr::from(fresh_ip());
+    let (failing, silent) = (listed(client, "failing.test"), listed(client, "silent.test"));
+    dns.set(&failing, A, a("127.0.0.2")).set(&failing, TXT, Message::new().rcode(2));
+    dns.set(&silent, A, a("127.0.0.2")).set(&silent, TXT, Message::new().fault(Fault::Silent));
+    for zone in ["failing.test", "silent.test"] {
+        let options = ["-nodnslookup", "-noidentlookup", "-lookuptimeout=1", "-ipv4=plain"];
+        let asking = || {
+            let servers = format!("-nameserver={}", dns.address);
+            Builder::default().options(options).options([servers, format!("-block={zone},BLOCK,*")])
+        };
+        let daemon = asking().start();
+        assert_eq!(variables(&daemon.session_from(client))[0], format!("BLOCK={client} is listed by {zone}"));
+        daemon.wait_for_stderr(&format!(
+            "WARN: list {zone}: no answer for the text of a listing; taken as listed without"
+        ));
+        let explained = asking().option(format!("-explain={client}")).run();
+        assert!(explained.stdout.contains("listed; no answer for its text"), "{explained:?}");
+    }
+}

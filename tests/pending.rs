@@ -112,6 +112,33 @@ fn with_maxpending_those_who_are_ready_are_served_in_order_of_arrival() {
     assert!(third.read_until("hello"));
 }
 
+/// What is known of it by then is in its line.
+#[test]
+fn who_goes_while_waiting_for_a_slot_is_told_of_with_name_and_time() {
+    let dns = Dns::start();
+    let client = IpAddr::from(fresh_ip());
+    let name = couriertcpd::addr::reverse_zone_name(client);
+    dns.otherwise(Message::new().rcode(3)).set(&name, PTR, Message::new().record(Record::ptr("mx.example")));
+    dns.set("mx.example", A, Message::new().record(Record::a(&client.to_string())));
+    let daemon = asking()
+        .option(format!("-nameserver={}", dns.address))
+        .options(["-maxprocs=1", "-maxpending=10", "-loglevel=info"])
+        .handler(handler::command(&["say:hello", "drain"]))
+        .start();
+    let mut first = daemon.connect();
+    assert!(first.read_until("hello"));
+    let mut second = daemon.connect_from(client);
+    wait_for("the name", || dns.count("mx.example", A) == 1);
+    assert!(second.is_silent_for(Duration::from_millis(1500)));
+    second.reset();
+    daemon.wait_for_stderr("decision=gone");
+    let stderr = daemon.stderr();
+    let line = stderr.lines().find(|line| line.contains("decision=gone")).unwrap();
+    assert!(line.contains(" host=mx.example "), "{line}");
+    let lookups = line.split("lookup_ms=").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+    assert!(lookups.parse::<u64>().unwrap() < 1000, "the lookups were over long before: {line}");
+}
+
 #[test]
 fn a_newcomer_who_owes_no_lookup_overtakes_nobody() {
     let daemon = Builder::default()

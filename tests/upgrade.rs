@@ -313,6 +313,36 @@ fn a_file_that_cannot_be_opened_any_more_is_found_in_the_trial() {
     }
 }
 
+/// The one that runs goes on with the name servers that it knows; another one would ask this host, where nobody answers
+/// for any list.
+#[test]
+fn name_servers_that_cannot_be_read_any_more_are_found_in_the_trial() {
+    let done = namespace::run(|| {
+        let conf = Scratch::new();
+        let conf = conf.file("resolv.conf", "nameserver 192.0.2.53\n");
+        let mode = |mode| fs::set_permissions(&conf, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        mode(0o644);
+        namespace::replace_file("/etc/resolv.conf", &conf);
+        let daemon = Upgraded::start(|scratch| {
+            let handler = handler::copy_to(scratch.path());
+            let command = [handler.into_os_string(), handler::MARK.into(), "report".into()];
+            let log = scratch.file("log", "");
+            fs::set_permissions(log, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+            let options = ["-user=33333", "-group=33333", "-nodnslookup", "-block=bl.test"];
+            Builder::default().options(options).option(log_option(scratch)).handler(command)
+        });
+        mode(0o600);
+        let finished = daemon.verb("-upgrade");
+        assert_eq!(finished.code(), 1);
+        let why = "cannot read the name servers: /etc/resolv.conf: Permission denied";
+        assert!(finished.stderr.contains(why), "{finished:?}");
+        assert!(daemon.log().contains("going on as before"), "{}", daemon.log());
+        mode(0o644);
+        daemon.upgrade();
+    });
+    assert!(done.is_some() || !nix::unistd::geteuid().is_root());
+}
+
 #[test]
 fn where_no_rules_are_in_force_a_missing_file_hinders_no_upgrade() {
     let daemon = Upgraded::start(|scratch| {

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -200,7 +199,7 @@ fn a_file_that_is_replaced_without_end_is_given_up() {
         Ok(())
     };
     let error = Database::open_as_seen(&path, check).unwrap_err();
-    assert_eq!(error.to_string(), "another program replaces it again and again");
+    assert_eq!(error.to_string(), "another program changes it again and again");
 }
 
 #[test]
@@ -254,9 +253,9 @@ fn at_a_read_error_the_file_that_is_there_now_decides() {
     assert!(db.anew == Some(tried) || tried.elapsed() >= RETRY_PAUSE);
     // An error soon after it was opened anew is not followed by another try at once.
     db.database = Database::open_unchecked(&big_database(&dir, "b.dat")).unwrap();
-    db.stamp = db.database.stamp().unwrap();
     db.failed = None;
     OpenOptions::new().write(true).open(dir.file("b.dat")).unwrap().set_len(4096).unwrap();
+    db.stamp = db.database.stamp().unwrap();
     fs::rename(big_database(&dir, "c.dat"), &path).unwrap();
     db.anew = Some(Instant::now() + RETRY_PAUSE);
     assert!((0..600).any(|n| decide(&mut db, n).is_err()));

@@ -139,7 +139,7 @@ fn name_servers_have_a_port() {
         ("192.0.2.53:5353,2001:db8::53", &["192.0.2.53:5353", "[2001:db8::53]:53"]),
         ("[2001:db8::53],[2001:db8::53]:54", &["[2001:db8::53]:53", "[2001:db8::53]:54"]),
         ("::1", &["[::1]:53"]),
-        ("fe80::1%lo,[fe80::1%1]:54,[fe80::1%77]", &["[fe80::1%1]:53", "[fe80::1%1]:54", "[fe80::1%77]:53"]),
+        ("fe80::1%lo,[fe80::1%1]:54,[fe80::2%77]", &["[fe80::1%1]:53", "[fe80::1%1]:54", "[fe80::2%77]:53"]),
     ] {
         let got: Vec<_> =
             config(&format!("-nameserver={value}")).lookups.nameservers.iter().map(ToString::to_string).collect();
@@ -334,6 +334,7 @@ fn errors_are_one_line_that_names_the_option() {
             "-nameserver=[fe80::1%nope]:53 25 prog",
             "-nameserver=[fe80::1%nope]:53: '[fe80::1%nope]:53': no such interface",
         ),
+        ("-nameserver=fe80::1%1,fe80::1%2 25 prog", "-nameserver=fe80::1%1,fe80::1%2: fe80::1 on two interfaces"),
         ("-nameserver=::1%lo 25 prog", "-nameserver=::1%lo: '::1%lo': only fe80::/10 has an interface"),
         ("-prefix6=64 25 prog", "-prefix6=64: not two prefix lengths, IP/BLOCK"),
         ("-prefix6=64/129 25 prog", "-prefix6=64/129: not a number from 1 to 128"),

@@ -89,12 +89,18 @@ pub(super) fn variables(bytes: &[u8]) -> Result<Vec<Vec<u8>>, String> {
 
 /// `-nameserver`: `IP`, `IP:PORT` or `[IP]:PORT`, separated by commas; an IP may have an interface, `fe80::1%eth0`.
 pub(super) fn nameservers(bytes: &[u8]) -> Result<Vec<SocketAddr>, String> {
-    text(bytes)?
-        .split(',')
-        .filter(|entry| !entry.is_empty())
-        .map(nameserver)
-        .collect::<Result<Vec<_>, _>>()
-        .and_then(|servers| if servers.is_empty() { Err("no address in it".to_owned()) } else { Ok(servers) })
+    text(bytes)?.split(',').filter(|entry| !entry.is_empty()).map(nameserver).collect::<Result<Vec<_>, _>>().and_then(
+        |servers| {
+            // c-ares takes them for one.
+            let place = |server: &SocketAddr| (server.ip(), server.port());
+            let clash = |server: &&SocketAddr| servers.iter().any(|o| o != *server && place(o) == place(server));
+            match servers.iter().find(clash) {
+                Some(server) => Err(format!("{} on two interfaces", server.ip())),
+                None if servers.is_empty() => Err("no address in it".to_owned()),
+                None => Ok(servers),
+            }
+        },
+    )
 }
 
 fn nameserver(entry: &str) -> Result<SocketAddr, String> {

@@ -145,7 +145,7 @@ pub fn list_trouble(index: usize, display: &str, trouble: Trouble) {
             format_args!("list {display}: lookup failed; taken as not listed"),
         ),
         Trouble::NoText => limited_by(
-            Kind::ListFailed,
+            Kind::ListText,
             index,
             Level::Warning,
             format_args!("list {display}: no answer for the text of a listing; taken as listed without"),

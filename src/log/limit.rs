@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 const PAUSE: Duration = Duration::from_secs(60);
 
 /// Keys of all kinds that are told apart: at most so many lines a minute, and one for all others of each kind. Floods
-/// from everywhere that meet every limit at once then write less than a line a second.
+/// from everywhere that meet every limit at once then write less than a line a second. Lists do not count: they are as
+/// many as the command line has, and strangers cannot name them.
 const KEYS_MAX: usize = 36;
 
 /// The messages that are held back when they come too often.
@@ -46,6 +47,8 @@ pub enum Kind {
     ProxyFrom,
     /// A DNS list that does not answer; by list.
     ListFailed,
+    /// A DNS list that has a client and does not answer for the text; by list.
+    ListText,
     /// A DNS list whose answer is no listing; by list.
     ListOdd,
     /// DNS lists could not be asked for want of descriptors or memory.
@@ -75,7 +78,7 @@ impl Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Key {
     Address(IpAddr),
-    Number(u32),
+    Number(u16),
 }
 
 impl From<IpAddr> for Key {
@@ -86,7 +89,7 @@ impl From<IpAddr> for Key {
 
 impl From<u16> for Key {
     fn from(number: u16) -> Self {
-        Key::Number(number.into())
+        Key::Number(number)
     }
 }
 
@@ -130,6 +133,7 @@ pub(super) struct Limiter {
     /// For messages without a key, and for all keys of a kind that found no room.
     common: HashMap<Kind, Option<Entry>>,
     keyed: HashMap<(Kind, Key), Option<Entry>>,
+    numbered: HashMap<(Kind, u16), Option<Entry>>,
     /// Set while `keyed` is full of fresh entries: when the first of them stops being so. Until then nobody need look
     /// for one to drop.
     full_until: Option<Instant>,
@@ -138,8 +142,8 @@ pub(super) struct Limiter {
 
 impl Limiter {
     pub(super) fn ask(&mut self, kind: Kind, key: Option<Key>, now: Instant) -> Verdict {
-        let key = key.map(|key| (kind, key));
-        let entry = match key {
+        let entry = match key.map(|key| (kind, key)) {
+            Some((kind, Key::Number(number))) => self.numbered.entry((kind, number)).or_default(),
             Some(key) if self.keyed.contains_key(&key) || self.has_room(now) => self.keyed.entry(key).or_default(),
             _ => self.common.entry(kind).or_default(),
         };

@@ -51,10 +51,10 @@ impl Lookup {
         registry: &Registry,
         now: Instant,
     ) -> Result<Self, StartError> {
-        let asks_dns = config.lookups.names == NameSource::Dns || !config.lists.is_empty();
-        let dns = asks_dns
-            .then(|| Resolver::new(Settings::new(&config.lookups, &config.zones), registry, socket_token, now))
-            .transpose()?;
+        let dns = Self::dns(config, registry, now)?;
+        if let Some(Err(error)) = dns.as_ref().map(Resolver::has_read_servers) {
+            log::servers_not_read(&error);
+        }
         if let Some(nss) = &mut nss {
             registry
                 .try_clone()
@@ -62,6 +62,19 @@ impl Lookup {
                 .map_err(|error| StartError::system("cannot watch the resolver helpers", error))?;
         }
         Ok(Lookup { dns, nss })
+    }
+
+    fn dns(config: &Config, registry: &Registry, now: Instant) -> Result<Option<Resolver>, StartError> {
+        let asks_dns = config.lookups.names == NameSource::Dns || !config.lists.is_empty();
+        let settings = || Settings::new(&config.lookups, &config.zones);
+        asks_dns.then(|| Resolver::new(settings(), registry, socket_token, now)).transpose()
+    }
+
+    /// Whether DNS could be asked by a program that takes over: by the same name servers or others, but not by none.
+    pub fn rehearse(config: &Config, registry: &Registry) -> Result<(), StartError> {
+        let dns = Self::dns(config, registry, Instant::now())?;
+        let read = dns.as_ref().map_or(Ok(()), Resolver::has_read_servers);
+        read.map_err(|error| StartError::system("cannot read the name servers", error))
     }
 
     fn ask(&mut self, question: &Question, key: Key, now: Instant) -> Option<Answer> {
@@ -222,5 +235,47 @@ fn report_failure(found: &resolver::Finished) {
 fn make_room(failure: Failure) {
     if failure == Failure::NoMemory {
         memory::give_way();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::env::{Base, Delta};
+    use crate::policy::question::Family;
+    use crate::policy::session::Ends;
+    use crate::policy::testing::{addresses, config, names};
+
+    /// Nobody waits for what cannot matter any more, whether it was asked already or was about to be.
+    #[test]
+    fn names_behind_the_one_that_fits_are_given_up() {
+        let mut config = config();
+        config.lookups.names = NameSource::Dns;
+        // Nobody answers there.
+        let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        config.lookups.nameservers = vec![silent.local_addr().unwrap()];
+        let poll = mio::Poll::new().unwrap();
+        let now = Instant::now();
+        let mut lookup = Lookup::new(&config, None, poll.registry(), now).unwrap();
+        let ends = Ends { peer: ([192, 0, 2, 7], 4000).into(), local: ([192, 0, 2, 25], 25).into() };
+        let key = Key { index: 1, generation: 1 };
+        let mut wanted = Wanted::default();
+        let mut session = Session::start(&config, &Base::new::<&str, &str>([]), &ends, Delta::default(), &mut wanted);
+        lookup.pursue(&mut session, &config, wanted, key, now, |_| {});
+        let waits = |lookup: &Lookup, name: &str| {
+            let question = Question::Addresses(name.into(), Family::V4);
+            lookup.dns.as_ref().unwrap().standing(&question, now).is_some()
+        };
+        let mut answer = |lookup: &mut Lookup, question, answer| {
+            let mut wanted = Wanted::default();
+            session.answer(&config, &question, &answer, &mut wanted);
+            lookup.pursue(&mut session, &config, wanted, key, now, |_| {});
+        };
+        answer(&mut lookup, Question::Names(ends.peer.ip()), names(&["a.example", "b.example", "c.example"]));
+        assert!(["a.example", "b.example", "c.example"].iter().all(|name| waits(&lookup, name)));
+        answer(&mut lookup, Question::Addresses("b.example".into(), Family::V4), Answer::Absent);
+        assert!(waits(&lookup, "a.example") && waits(&lookup, "c.example"));
+        answer(&mut lookup, Question::Addresses("a.example".into(), Family::V4), addresses(&["192.0.2.7"]));
+        assert!(!waits(&lookup, "c.example"), "it cannot matter any more");
     }
 }

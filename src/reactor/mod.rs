@@ -193,6 +193,12 @@ pub struct Reactor {
 }
 
 impl Reactor {
+    /// What [`Reactor::new`] does that can fail for what is in the world by now: for a trial.
+    pub fn rehearse(config: &Config) -> Result<(), StartError> {
+        let poll = Poll::new().map_err(|error| StartError::system("cannot set up the event loop", error))?;
+        Lookup::rehearse(config, poll.registry())
+    }
+
     /// Sets the loop up. After it the daemon accepts as soon as [`run`](Self::run) is called.
     pub fn new(parts: Parts) -> Result<Self, StartError> {
         let failed = |error: io::Error| StartError::system("cannot set up the event loop", error);

@@ -107,17 +107,26 @@ impl Channel {
             }
         } else {
             ares.set_servers(nameservers.iter().map(for_ares)).map_err(io::Error::other)?;
-            let given: HashSet<_> = nameservers.iter().collect();
-            if ares.servers().len() < given.len() {
-                // What it cannot ask it leaves out without a word.
-                let can_ask = |ares: &mut c_ares::Channel, server: &SocketAddr| {
-                    ares.set_servers([for_ares(server)]).is_ok() && !ares.servers().is_empty()
-                };
-                let left_out = nameservers.iter().find(|server| !can_ask(&mut ares, server)).unwrap_or(&nameservers[0]);
-                return Err(io::Error::other(format!("-nameserver: {left_out} cannot be asked")));
+            if ares.servers().is_empty() {
+                return Err(io::Error::other(format!("-nameserver: {} cannot be asked", nameservers[0])));
             }
         }
         Ok(Channel { ares, basket })
+    }
+
+    /// The first of these, all of which were given to [`Channel::open`], that c-ares cannot ask, and has left out
+    /// without a word.
+    pub fn leaves_out<'a>(&mut self, nameservers: &'a [SocketAddr]) -> Option<&'a SocketAddr> {
+        let given: HashSet<_> = nameservers.iter().collect();
+        if self.ares.servers().len() >= given.len() {
+            return None;
+        }
+        let mut can_ask = |servers: &[SocketAddr]| {
+            self.ares.set_servers(servers.iter().map(for_ares)).is_ok() && !self.ares.servers().is_empty()
+        };
+        let left_out = nameservers.iter().find(|&server| !can_ask(std::slice::from_ref(server)));
+        can_ask(nameservers);
+        left_out
     }
 
     /// Starts a query. Its end is always a [`Reply`], perhaps before this returns.

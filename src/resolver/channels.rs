@@ -33,6 +33,9 @@ const PART: usize = 375;
 const SLICE: Duration = Duration::from_millis(100);
 /// After some were given up it is a crowd for so long at least.
 const CROWD: Duration = Duration::from_secs(1);
+/// What c-ares asks if nobody is named, and how a file has it that means it.
+const NOBODY: &str = "127.0.0.1:53";
+const THIS_HOST: &[u8] = b"127.0.0.1";
 /// So many earlier channels for names at most: each takes some sockets.
 const MAX_EARLIER: usize = 16;
 
@@ -74,7 +77,10 @@ impl Channels {
         let stamp = Stamp::of(&resolv_conf);
         let first_timeout = Speed::default().first_timeout();
         let make = || Channel::open(&nameservers, &resolv_conf, &sockets, basket.clone(), first_timeout);
-        let (lists, names) = (make()?, make()?);
+        let (lists, mut names) = (make()?, make()?);
+        if let Some(server) = names.leaves_out(&nameservers) {
+            return Err(io::Error::other(format!("-nameserver: {server} cannot be asked")));
+        }
         Ok(Channels {
             nameservers,
             resolv_conf,
@@ -95,16 +101,20 @@ impl Channels {
     }
 
     /// Reads resolv.conf anew and makes new channels. Queries under way end where they are. If it fails, all stays
-    /// as it was.
-    pub fn reload(&mut self, now: Instant) -> io::Result<()> {
+    /// as it was. One that names no server may be half written, and c-ares would ask this host instead, where nobody
+    /// answers for any list: that is an error, too, unless the file is `trusted`.
+    pub fn reload(&mut self, trusted: bool, now: Instant) -> io::Result<()> {
         let stamp = Stamp::of(&self.resolv_conf);
-        if let Some(error) = self.unreadable() {
-            return Err(error);
-        }
+        let text = self.read_file()?;
         // What is known of the speed is not of those that are asked from now on.
         let speeds = mem::take(&mut self.speeds);
         let made = self.open_channel(self.speed()).and_then(|lists| Ok((lists, self.open_channel(self.speed())?)));
         let (lists, names) = made.inspect_err(|_| self.speeds = speeds)?;
+        let names_nobody = names.servers() == [NOBODY] && !text.windows(THIS_HOST.len()).any(|part| part == THIS_HOST);
+        if self.nameservers.is_empty() && names_nobody && !trusted {
+            let error = format!("{} names no server that can be asked", self.resolv_conf);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+        }
         self.stamp = stamp;
         self.servers = names.servers();
         self.replace(lists, names, now);
@@ -157,25 +167,25 @@ impl Channels {
         Ok(channel)
     }
 
-    /// True if resolv.conf is another one than was read, and names a server; looked at once a second at most. One that
-    /// names none may be half written, and the host itself would be asked instead, where nobody answers for any list.
+    /// True if resolv.conf is another one than was read; looked at once a second at most.
     pub fn is_outdated(&mut self, now: Instant) -> bool {
         if now < self.check_at {
             return false;
         }
         self.check_at = now + CHECK_EVERY;
-        if !self.nameservers.is_empty() || Stamp::of(&self.resolv_conf).is_none_or(|stamp| Some(stamp) == self.stamp) {
-            return false;
-        }
-        // A file that cannot be read is for `reload` to report.
-        std::fs::read(&self.resolv_conf).map_or(true, |text| names_a_server(&text))
+        self.nameservers.is_empty() && Stamp::of(&self.resolv_conf).is_some_and(|stamp| Some(stamp) != self.stamp)
     }
 
-    /// Why resolv.conf cannot be read, if it is there: with its name. For c-ares it would name nobody.
-    pub fn unreadable(&self) -> Option<io::Error> {
-        let read = self.nameservers.is_empty().then(|| std::fs::read(&self.resolv_conf))?;
-        let error = read.err().filter(|error| error.kind() != io::ErrorKind::NotFound)?;
-        Some(io::Error::new(error.kind(), format!("{}: {}", self.resolv_conf, errno_text(&error))))
+    /// What resolv.conf says; nothing if it is not there, or has no say. An error has its name. For c-ares a file that
+    /// it cannot read names nobody.
+    pub fn read_file(&self) -> io::Result<Vec<u8>> {
+        if !self.nameservers.is_empty() {
+            return Ok(Vec::new());
+        }
+        std::fs::read(&self.resolv_conf).or_else(|error| match error.kind() {
+            io::ErrorKind::NotFound => Ok(Vec::new()),
+            kind => Err(io::Error::new(kind, format!("{}: {}", self.resolv_conf, errno_text(&error)))),
+        })
     }
 
     /// The channel that takes new queries, those for lists or those for names.
@@ -319,10 +329,6 @@ struct Stamp {
     /// When it was last changed, its mode and owner included.
     seconds: i64,
     nanoseconds: i64,
-}
-
-fn names_a_server(resolv_conf: &[u8]) -> bool {
-    resolv_conf.split(|&byte| byte == b'\n').any(|line| line.trim_ascii_start().starts_with(b"nameserver"))
 }
 
 impl Stamp {

@@ -187,9 +187,6 @@ impl Resolver {
         let basket = Basket::default();
         let channels =
             Channels::open(nameservers, resolv_conf, sockets.clone(), basket.clone(), now).map_err(failed)?;
-        if let Some(error) = channels.unreadable() {
-            log::servers_not_read(&error);
-        }
         Ok(Resolver {
             zones,
             sockets,
@@ -211,6 +208,11 @@ impl Resolver {
             trim: false,
             counts: Counts::default(),
         })
+    }
+
+    /// An error if resolv.conf is there and cannot be read, so that this host is asked.
+    pub fn has_read_servers(&self) -> io::Result<()> {
+        self.channels.read_file().map(drop)
     }
 
     /// The answer, if it is known. If not, `waiter` is told when it comes, once for each time it asks.
@@ -264,6 +266,10 @@ impl Resolver {
 
     /// One turn of the loop: reads what has come, deals with time-outs, starts queries.
     pub fn turn(&mut self, now: Instant) {
+        if self.waiting.len() > 0 {
+            // First, since what fails at servers of before is asked again.
+            self.follow_resolv_conf(now);
+        }
         self.process(false);
         self.collect(now);
         let has_earlier = self.channels.has_earlier();
@@ -311,11 +317,11 @@ impl Resolver {
     /// servers stay as they were.
     pub fn reload(&mut self, now: Instant) -> io::Result<()> {
         self.cache.clear();
-        self.read_servers(now)
+        self.read_servers(true, now)
     }
 
-    fn read_servers(&mut self, now: Instant) -> io::Result<()> {
-        self.channels.reload(now)?;
+    fn read_servers(&mut self, trusted: bool, now: Instant) -> io::Result<()> {
+        self.channels.reload(trusted, now)?;
         if self.channels.has_earlier() {
             self.fresh = Some((self.next, now));
         }
@@ -380,7 +386,7 @@ impl Resolver {
         if self.waiting.queues().names() > 0 && !self.allowed().names {
             return (self.channels.names_under_way() > 0).then_some(false);
         }
-        let is_late = self.waiting.queues().late() > 0 && self.channels.names_under_way() >= MAX_LATE;
+        let is_late = self.waiting.queues().late() > 0 && !self.allowed().late && self.channels.names_under_way() > 0;
         (is_late || self.has_orphans()).then_some(true)
     }
 
@@ -391,7 +397,7 @@ impl Resolver {
 
     /// Starts queries as far as the limits allow. True if any was started.
     fn start_queued(&mut self, now: Instant) -> bool {
-        if self.may_start() {
+        if self.waiting.queued() > 0 {
             self.follow_resolv_conf(now);
         }
         let before = self.next;
@@ -420,7 +426,7 @@ impl Resolver {
 
     fn follow_resolv_conf(&mut self, now: Instant) {
         if self.channels.is_outdated(now) {
-            match self.read_servers(now) {
+            match self.read_servers(false, now) {
                 Ok(()) => self.cache.clear(),
                 // The next second is another chance.
                 Err(error) => log::servers_kept(&error),

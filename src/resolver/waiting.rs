@@ -214,8 +214,7 @@ impl Waiting {
         }
         entry.waiters.add(waiter);
         if entry.stage() == Stage::Late {
-            // Whoever comes new is not worse off for others having waited, nor for its having given way.
-            entry.stage &= !WAS_LATE;
+            // Whoever comes new does not wait longer for others having waited.
             self.dequeue(place);
             self.enqueue_as(place, Stage::Queued);
             return Added::Shared;

@@ -54,12 +54,27 @@ fn a_resolv_conf_that_names_nobody_counts_when_it_is_to_be_read() {
     let conf = Conf::new("nobody");
     conf.write(&nameserver(old.address));
     let mut l = Loop::new(conf.settings());
-    for text in ["", "# nameserver 192.0.2.9\noptions edns0\n"] {
+    let texts =
+        ["", "# nameserver 192.0.2.9\noptions edns0\n", "nameserver \n", "nameserver 192.0.2.\nnameserver fec0::1\n"];
+    for text in texts {
         conf.write(text);
         assert_still_asked(&mut l, "empty");
     }
+    assert_eq!(l.resolver.servers(), [old.address.to_string()]);
     l.resolver.reload(Instant::now()).unwrap();
-    assert!(l.resolver.servers()[0].starts_with("127.0.0.1"), "{:?}", l.resolver.servers());
+    assert_eq!(l.resolver.servers(), ["127.0.0.1:53"]);
+    conf.write(&nameserver(old.address));
+    l.resolver.reload(Instant::now()).unwrap();
+    // This one means it.
+    conf.write("nameserver 127.0.0.1\n");
+    let end = Instant::now() + PATIENCE;
+    for n in 0.. {
+        l.answer(&host(&format!("meant{n}.example")));
+        if l.resolver.servers() == ["127.0.0.1:53"] {
+            break;
+        }
+        assert!(Instant::now() < end);
+    }
 }
 
 /// A name server of few words: what it was asked for, as a packet with room for an answer.

@@ -171,8 +171,6 @@ fn what_gave_way_goes_last_and_a_newcomer_brings_it_forward() {
     let order: Vec<_> = (10..15).map(|n| waiting.send_next(n, ALL).map(|(_, asked)| asked.clone()).unwrap()).collect();
     assert_eq!(order, [4, 5, 2, 1, 3].map(question));
     assert!(!waiting.has_next(ALL));
-    let late = |n: usize, number| waiting.expects(places[n], number).map(|expected| expected.late);
-    assert_eq!([late(1, 12), late(0, 13)], [Some(false), Some(true)], "the newcomer has two tries of his own");
     // Gone with its last waiter, like any that is queued.
     waiting.postpone(places[0]);
     waiting.remove(&question(1), key(1));
