@@ -169,7 +169,7 @@ impl Manager {
         self.retry = None;
         while let Some(first) = self.queue.front() {
             match self.send(first) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                Err(error) if is_passing(&error) => {
                     self.retry = Some(now + RETRY_PAUSE);
                     return;
                 }
@@ -190,6 +190,11 @@ impl Manager {
         };
         sent.map(drop)
     }
+}
+
+/// The manager does not keep up, or this host is short of memory.
+fn is_passing(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::WouldBlock || matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM))
 }
 
 fn text(states: &[NotifyState<'_>]) -> String {

@@ -8,6 +8,8 @@ mod common;
 
 #[path = "faults/clients.rs"]
 mod clients;
+#[path = "faults/errors.rs"]
+mod errors;
 #[path = "faults/inject.rs"]
 mod inject;
 #[path = "faults/kill.rs"]
@@ -16,10 +18,14 @@ mod kill;
 mod logs;
 #[path = "faults/memory.rs"]
 mod memory;
+#[path = "faults/plan.rs"]
+mod plan;
 #[path = "faults/random.rs"]
 mod random;
 #[path = "faults/rules.rs"]
 mod rules;
+#[path = "faults/said.rs"]
+mod said;
 #[path = "faults/scenarios.rs"]
 mod scenarios;
 #[path = "faults/services.rs"]
@@ -38,7 +44,15 @@ use std::time::Duration;
 use scenarios::Scenario;
 
 static BRIEF: [Scenario; 1] = [scenarios::SERVE];
-static ALL: [Scenario; 4] = [scenarios::SERVE, scenarios::RELOAD, scenarios::LOGGER, scenarios::HELPER];
+static ALL: [Scenario; 7] = [
+    scenarios::SERVE,
+    scenarios::RELOAD,
+    scenarios::LOGGER,
+    scenarios::HELPER,
+    scenarios::NAMES,
+    scenarios::UPGRADE,
+    scenarios::DRAIN,
+];
 
 #[test]
 fn a_call_that_fails_once_does_no_lasting_harm() {

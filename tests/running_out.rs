@@ -184,6 +184,32 @@ fn a_resolv_conf_that_the_user_may_not_read_changes_no_name_server() {
     assert!(done.is_some() || !nix::unistd::geteuid().is_root());
 }
 
+/// c-ares forgets what resolv.conf says when it fails at another file.
+#[test]
+fn an_nsswitch_conf_that_the_user_may_not_read_changes_no_name_server() {
+    let done = namespace::run(|| {
+        let scratch = Scratch::new();
+        let server = "192.0.2.53:53";
+        let dns = Dns::serve(std::net::UdpSocket::bind(server).unwrap(), std::net::TcpListener::bind(server).unwrap());
+        dns.otherwise(Message::new().record(Record::a("127.0.0.2")));
+        let conf = "options timeout:1\nnameserver nonsense\nnameserver\t192.0.2.53 # this one\n";
+        namespace::replace_file("/etc/resolv.conf", &scratch.file("resolv.conf", conf));
+        let switch = scratch.file("nsswitch.conf", "hosts: files dns\n");
+        std::fs::set_permissions(&switch, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        namespace::replace_file("/etc/nsswitch.conf", &switch);
+        let daemon = Builder::default()
+            .bare()
+            .options(["-nodnslookup", "-noidentlookup", "-dnscache=0", "-block=a.test", "-drop", "-user=65534"])
+            .start();
+        assert_eq!(daemon.session().bytes, b"", "listed, and served all the same");
+        daemon.signal(nix::sys::signal::Signal::SIGHUP);
+        daemon.wait_for_stderr("reading the access file and resolv.conf anew");
+        assert_eq!(daemon.session().bytes, b"", "listed, and served all the same");
+        assert_eq!(dns.asked().len(), 2);
+    });
+    assert!(done.is_some() || !nix::unistd::geteuid().is_root());
+}
+
 #[test]
 fn at_the_time_limit_a_connection_goes_on_without_a_list_that_cannot_be_asked() {
     let dns = Dns::start();

@@ -86,7 +86,7 @@ pub fn local_end_unknown(error: &io::Error) {
     limited(Kind::Accept, Level::Alert, text);
 }
 
-/// ident could not be asked, by a shortage here.
+/// ident could not be asked, by a shortage here or because it is forbidden.
 pub fn ident_not_asked(error: &io::Error) {
     let text = format_args!("cannot ask ident: {}; connections go on without it", errno_text(error));
     limited(Kind::Ident, Level::Warning, text);
@@ -101,13 +101,13 @@ pub fn lists_not_asked(why: &dyn fmt::Display) {
 /// The name servers of resolv.conf are not to be had, so that those before are asked.
 pub fn servers_kept(why: &io::Error) {
     let text = format_args!("cannot set the DNS client up anew: {why}; the name servers stay as they were");
-    limited(Kind::Resolver, Level::Err, text);
+    limited(Kind::Servers, Level::Err, text);
 }
 
 /// The same at the start, when there are none before.
 pub fn servers_not_read(why: &io::Error) {
     let text = format_args!("cannot read the name servers: {why}; asking this host");
-    limited(Kind::Resolver, Level::Err, text);
+    limited(Kind::Servers, Level::Err, text);
 }
 
 /// PROGRAM could not be started for a connection, which is closed.

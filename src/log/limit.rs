@@ -55,6 +55,8 @@ pub enum Kind {
     ListsNotAsked,
     /// The resolver as such: no server, no socket.
     Resolver,
+    /// resolv.conf cannot be read, or names nobody.
+    Servers,
     /// ident could not be asked for want of descriptors, memory or ports.
     Ident,
     /// `-lookuptimeout` has cut lookups off.

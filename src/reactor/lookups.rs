@@ -135,10 +135,10 @@ impl Reactor {
                 self.timers.set(deadline, Due::Ident(key));
                 lookups.ident = Some(Box::new(IdentUnderWay { client, deadline }));
             }
-            // Refused at once, no route, or a shortage of ours: the user is not known.
+            // Refused at once, no route, or something on our side: the user is not known.
             Err(error) => {
                 let errno = error.raw_os_error().map_or(Errno::ENOMEM, Errno::from_raw);
-                if is_our_shortage(errno) {
+                if lies_with_us(errno) {
                     log::ident_not_asked(&error);
                 }
                 self.end_ident(key, None, now);
@@ -273,8 +273,8 @@ impl Reactor {
     }
 }
 
-/// True if it is this host that has run out of something: descriptors, memory, ports, watches.
-fn is_our_shortage(errno: Errno) -> bool {
+/// True if it is this host that has run out of something (descriptors, memory, ports, watches), or forbids it.
+fn lies_with_us(errno: Errno) -> bool {
     matches!(
         errno,
         Errno::EMFILE
@@ -284,5 +284,9 @@ fn is_our_shortage(errno: Errno) -> bool {
             | Errno::ENOSPC
             | Errno::EAGAIN
             | Errno::EADDRNOTAVAIL
+            | Errno::EADDRINUSE
+            | Errno::EACCES
+            | Errno::EPERM
+            | Errno::EAFNOSUPPORT
     )
 }

@@ -77,7 +77,11 @@ impl Channels {
         let stamp = Stamp::of(&resolv_conf);
         let first_timeout = Speed::default().first_timeout();
         let make = || Channel::open(&nameservers, &resolv_conf, &sockets, basket.clone(), first_timeout);
-        let (lists, mut names) = (make()?, make()?);
+        let (mut lists, mut names) = (make()?, make()?);
+        if nameservers.is_empty() {
+            let text = std::fs::read(&resolv_conf).unwrap_or_default();
+            [&mut lists, &mut names].into_iter().for_each(|channel| heed(channel, &text));
+        }
         if let Some(server) = names.leaves_out(&nameservers) {
             return Err(io::Error::other(format!("-nameserver: {server} cannot be asked")));
         }
@@ -109,12 +113,17 @@ impl Channels {
         // What is known of the speed is not of those that are asked from now on.
         let speeds = mem::take(&mut self.speeds);
         let made = self.open_channel(self.speed()).and_then(|lists| Ok((lists, self.open_channel(self.speed())?)));
+        let made = made.and_then(|(mut lists, mut names)| {
+            if self.nameservers.is_empty() {
+                [&mut lists, &mut names].into_iter().for_each(|channel| heed(channel, &text));
+                if !trusted && asks_nobody_named(&names, &text) {
+                    let error = format!("{} names no server that can be asked", self.resolv_conf);
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+                }
+            }
+            Ok((lists, names))
+        });
         let (lists, names) = made.inspect_err(|_| self.speeds = speeds)?;
-        let names_nobody = names.servers() == [NOBODY] && !text.windows(THIS_HOST.len()).any(|part| part == THIS_HOST);
-        if self.nameservers.is_empty() && names_nobody && !trusted {
-            let error = format!("{} names no server that can be asked", self.resolv_conf);
-            return Err(io::Error::new(io::ErrorKind::InvalidData, error));
-        }
         self.stamp = stamp;
         self.servers = names.servers();
         self.replace(lists, names, now);
@@ -318,6 +327,29 @@ impl Channels {
     /// The servers asked, for messages.
     pub fn servers(&self) -> Vec<String> {
         self.servers.clone()
+    }
+}
+
+/// True if a channel asks this host, and resolv.conf does not say so.
+fn asks_nobody_named(channel: &Channel, resolv_conf: &[u8]) -> bool {
+    channel.servers() == [NOBODY] && !resolv_conf.windows(THIS_HOST.len()).any(|part| part == THIS_HOST)
+}
+
+/// Has a channel ask whom resolv.conf names. c-ares forgets what it says if it fails at another file later, such as an
+/// nsswitch.conf that it may not read.
+fn heed(channel: &mut Channel, resolv_conf: &[u8]) {
+    if !asks_nobody_named(channel, resolv_conf) {
+        return;
+    }
+    let named = String::from_utf8_lossy(resolv_conf);
+    let named = named.lines().filter_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        (words.next() == Some("nameserver")).then(|| words.next())?.map(str::to_owned)
+    });
+    let mut can_ask = |servers: &[String]| channel.set_servers(servers).is_ok() && !channel.servers().is_empty();
+    let named: Vec<_> = named.filter(|server| can_ask(std::slice::from_ref(server))).collect();
+    if named.is_empty() || !can_ask(&named) {
+        can_ask(&[NOBODY.to_owned()]);
     }
 }
 

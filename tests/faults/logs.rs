@@ -13,7 +13,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::common::{Builder, Daemon, Scratch, namespace, procfs, wait_for};
+use crate::common::{Builder, Client, Daemon, Scratch, namespace, procfs, wait_for};
 use crate::world::lines;
 
 const GREET: [&str; 2] = ["/bin/echo", "served"];
@@ -166,16 +166,36 @@ pub fn a_stopped_logger() {
     );
 }
 
-/// A logger that takes ten lines a second.
+/// A logger that is far slower than those who write: the pipe is full before all is written.
 pub fn a_slow_logger() {
     const CLIENTS: usize = 60;
+    /// With a line of the longest that a pipe takes in one piece, four times what it holds.
+    const LENGTH: usize = 4095;
+    const PIPE: usize = 64 << 10;
     let scratch = Scratch::new();
-    let (option, log) = logger(&scratch, "while read -r line; do echo \"$line\" >> LOG; sleep 0.02; done");
-    let handler = ["/bin/sh", "-c", "echo complaint >&2; echo served"];
-    let daemon = Builder::default().option(option).handler(handler).start();
-    serve(&daemon, CLIENTS);
-    wait_for("every line", || lines(&log).iter().filter(|line| *line == "complaint").count() == CLIENTS);
-    println!("faults: logs: slow logger: all of {CLIENTS} clients served, no line lost");
+    // It begins when it is told to, so that it is slower than any machine.
+    let how = "until [ -e LOG.go ]; do sleep 0.02; done; while read -r line; do echo \"$line\" >> LOG; done";
+    let (option, log) = logger(&scratch, how);
+    let complaint = "x".repeat(LENGTH);
+    let handler = format!("echo {complaint} >&2; echo served");
+    let daemon = Builder::default()
+        .options([&option, "-maxprocs=100", "-maxperip=100"])
+        .handler(["/bin/sh", "-c", &handler])
+        .start();
+    let clients: Vec<Client> = (0..CLIENTS).map(|_| daemon.connect()).collect();
+    // Those whose lines fit in are served, the others wait for the logger and for nothing else.
+    let fit = PIPE / (LENGTH + 1);
+    wait_for("the pipe is full", || daemon.children().len() == 1 + CLIENTS - fit);
+    fs::write(log.with_extension("go"), "").expect("let the logger begin");
+    for (n, client) in clients.into_iter().enumerate() {
+        assert_eq!(client.finish().text(), "served\n", "client {n}; {}", daemon.stderr());
+    }
+    wait_for("every line", || lines(&log).iter().filter(|line| **line == complaint).count() == CLIENTS);
+    assert_eq!(lines(&log).len(), CLIENTS, "a line is torn");
+    println!(
+        "faults: logs: slow logger: all of {CLIENTS} clients served, {} of them later, no line lost",
+        CLIENTS - fit
+    );
 }
 
 /// Loggers are killed; what they had not read waits for the next.

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::common::dns::{A, Dns, Fault, Message, PTR, Record, TXT};
-use crate::common::{Builder, Client, Daemon, fresh_ip, procfs, wait_until};
+use crate::common::{Builder, Client, DEADLINE, Daemon, fresh_ip, procfs, wait_until};
 use crate::world::{IdentServer, TELL, listing, reverse, variable};
 
 /// The most that a client without any trouble may have to wait.
@@ -103,55 +103,81 @@ pub fn name_servers_that_misbehave() {
 /// A second name server is asked if the first says nothing of use.
 pub fn all_name_servers_dead_then_alive() {
     for (way, refuses) in [("silent", false), ("port closed", true)] {
-        let start = || Dns::start_on(fresh_ip().into());
-        let servers = [start(), start()];
-        let daemon = asking(&[&servers[0], &servers[1]], 1).start();
-        for dns in &servers {
-            name_everybody(dns, Message::new().rcode(3));
-        }
-        let host = |from: Ipv4Addr| {
-            let (text, time) = told(daemon.connect_from(from.into()), Instant::now());
-            assert!(text.ends_with("end\n"), "{text}");
-            (variable(&text, "TCPREMOTEHOST").map(str::to_owned), time)
-        };
-        assert_eq!(host(fresh_ip()).0, None);
-        let addresses = [servers[0].address, servers[1].address];
-        let servers = if refuses {
-            drop(servers);
-            None
-        } else {
-            servers.iter().for_each(|dns| name_everybody(dns, Message::new().fault(Fault::Silent)));
-            Some(servers)
-        };
-        // Dead for a while, with clients all the time.
-        let until = Instant::now() + Duration::from_secs(8);
-        let mut clients = 0;
-        while Instant::now() < until {
-            thread::scope(|scope| {
-                for _ in 0..10 {
-                    scope.spawn(|| assert_eq!(host(fresh_ip()).0.as_deref(), Some("softdnserr")));
-                }
-            });
-            clients += 10;
-        }
-        let said = daemon.stderr().lines().count();
-        assert!(said <= 6, "{}", daemon.stderr());
-        let alive = servers.unwrap_or_else(|| addresses.map(serve_at));
-        alive.iter().for_each(|dns| name_everybody(dns, Message::new().rcode(3)));
-        // The next clients are served as if nothing had been; one try may hit on a busy machine.
-        let since = Instant::now();
-        let mut tries = Vec::new();
-        let well = wait_until(SOON, || {
-            let (name, time) = host(fresh_ip());
-            tries.push((name.clone(), time));
-            name.is_none() && time < SOON
+        // A machine that is busy for a moment may be so at the wrong one.
+        let mut times = Vec::new();
+        let soon = (0..3).any(|_| {
+            times.push(dead_then_alive(way, refuses));
+            times[times.len() - 1] <= SOON
         });
-        assert!(well, "{way}: {tries:?}");
-        println!(
-            "faults: services: all name servers dead ({way}) for {clients} clients, {said} lines; served normally {} ms after",
-            since.elapsed().as_millis()
-        );
+        assert!(soon, "{way}: served normally only after {times:?}");
     }
+}
+
+/// How long after they are back a client is told as if nothing had been, and another is found in a list.
+fn dead_then_alive(way: &str, refuses: bool) -> Duration {
+    let start = || Dns::start_on(fresh_ip().into());
+    let servers = [start(), start()];
+    let daemon = asking(&[&servers[0], &servers[1]], 1).options(["-drop", "-denymsg=listed"]).start();
+    for dns in &servers {
+        name_everybody(dns, Message::new().rcode(3));
+    }
+    let text = |from: Ipv4Addr| told(daemon.connect_from(from.into()), Instant::now()).0;
+    let host = |from: Ipv4Addr| {
+        let text = text(from);
+        assert!(text.ends_with("end\n"), "{text}");
+        variable(&text, "TCPREMOTEHOST").map(str::to_owned)
+    };
+    assert_eq!(host(fresh_ip()), None);
+    let addresses = [servers[0].address, servers[1].address];
+    let servers = if refuses {
+        drop(servers);
+        None
+    } else {
+        servers.iter().for_each(|dns| name_everybody(dns, Message::new().fault(Fault::Silent)));
+        Some(servers)
+    };
+    // Dead for a while, with clients all the time.
+    let until = Instant::now() + Duration::from_secs(8);
+    let mut clients = 0;
+    while Instant::now() < until {
+        thread::scope(|scope| {
+            for _ in 0..10 {
+                scope.spawn(|| assert_eq!(host(fresh_ip()).as_deref(), Some("softdnserr")));
+            }
+        });
+        clients += 10;
+    }
+    let said = daemon.stderr().lines().count();
+    assert!(said <= 6, "{}", daemon.stderr());
+    let alive = servers.unwrap_or_else(|| addresses.map(serve_at));
+    alive.iter().for_each(|dns| name_everybody(dns, Message::new().rcode(3)));
+    let since = Instant::now();
+    let mut tries = Vec::new();
+    // With another client each time: a failure is kept for a while.
+    let mut first_right = |is_listed: bool| {
+        let is_right = wait_until(DEADLINE, || {
+            let from = fresh_ip();
+            for dns in alive.iter().filter(|_| is_listed) {
+                dns.set(&listing(from, "list.test"), A, Message::new().record(Record::a("127.0.0.2")));
+            }
+            let text = text(from);
+            let is_served = text.ends_with("end\n") && variable(&text, "TCPREMOTEHOST").is_none();
+            let is_right = if is_listed { text == "listed\r\n" } else { is_served };
+            tries.push(text);
+            is_right
+        });
+        assert!(is_right, "{way}: {tries:?}");
+        since.elapsed()
+    };
+    let (named, refused) = (first_right(false), first_right(true));
+    println!(
+        "faults: services: all name servers dead ({way}) for {clients} clients, {said} lines; served normally {} ms after, \
+         refused by a list {} ms after, in {} tries",
+        named.as_millis(),
+        refused.as_millis(),
+        tries.len()
+    );
+    named.max(refused)
 }
 
 fn name_everybody(dns: &Dns, message: Message) {

@@ -89,6 +89,8 @@ fn parse(text: &str) -> Vec<Call> {
         }
         let count = counts.entry(name.to_owned()).or_insert(0);
         *count += 1;
+        // What another program does after that is not the daemon's loop.
+        let is_end = name == "execve" && line.ends_with(" = 0");
         calls.push(Call {
             name: name.to_owned(),
             subject: subject(name, rest),
@@ -96,6 +98,9 @@ fn parse(text: &str) -> Vec<Call> {
             injected: line.contains("(INJECTED)"),
             line: line.to_owned(),
         });
+        if is_end {
+            break;
+        }
     }
     calls
 }
@@ -112,7 +117,8 @@ fn subject(name: &str, rest: &str) -> String {
         "clone" => if arguments.contains("CLONE_VM") { "program" } else { "helper" }.to_owned(),
         "setsockopt" | "getsockopt" => argument(2),
         "fcntl" => argument(1),
-        "openat" | "newfstatat" | "statx" => kind_of_file(argument(1).trim_matches('"')),
+        // With an empty path they are about a descriptor.
+        "openat" | "newfstatat" | "statx" if argument(1) != "\"\"" => kind_of_file(argument(1).trim_matches('"')),
         _ => kind_of_descriptor(&argument(0)),
     }
 }
@@ -142,7 +148,8 @@ fn split(arguments: &str) -> Vec<&str> {
 /// `7<TCP:[1.2.3.4:5->…]>`, `3<anon_inode:[signalfd]>`, `4</tmp/log>`.
 fn kind_of_descriptor(argument: &str) -> String {
     let Some((_, inside)) = argument.split_once('<') else { return String::new() };
-    let inside = inside.trim_end_matches('>');
+    // The parenthesis that closes the arguments is gone already.
+    let inside = inside.trim_end_matches("(deleted").trim_end_matches('>');
     match inside {
         _ if inside.contains("signalfd") => "signalfd".to_owned(),
         _ if inside.contains("eventpoll") => "epoll".to_owned(),

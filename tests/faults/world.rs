@@ -3,7 +3,8 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,8 +13,10 @@ use std::time::Duration;
 
 use couriertcpd::addr::reverse_zone_name;
 
-use crate::common::dns::{A, ANY, Dns, Message, PTR, Record};
-use crate::common::{Client, DEADLINE, Scratch, access, free_port, free_port_everywhere, fresh_ip, wait_until};
+use crate::common::dns::{A, ANY, Dns, Fault, Message, PTR, Record};
+use crate::common::{
+    Builder, Client, DEADLINE, Scratch, access, free_port, free_port_everywhere, fresh_ip, namespace, wait_until,
+};
 
 /// Tells its environment and stays until its client sends a line or closes.
 pub const TELL: [&str; 3] = ["/bin/sh", "-c", "/usr/bin/env; echo end; read x"];
@@ -22,8 +25,13 @@ pub const TELL: [&str; 3] = ["/bin/sh", "-c", "/usr/bin/env; echo end; read x"];
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     Right,
-    /// Served without something that could not be found out, or refused without the message.
+    /// Served without something that could not be found out, or refused without the message; or what was
+    /// asked for did not happen.
     Less(String),
+    /// The same, and whoever asked for it was told why.
+    Told(String),
+    /// Served though a list has the address, which could not be asked.
+    LetIn,
     /// Closed without a byte.
     Nothing,
     /// What no fault excuses.
@@ -34,6 +42,10 @@ pub enum Outcome {
 pub struct World {
     pub scratch: Scratch,
     pub dns: Dns,
+    /// Says the same, if there are two.
+    pub other_dns: Option<Dns>,
+    /// Where the daemon may tell how it is.
+    pub manager: UnixDatagram,
     /// Has a name, an ident server with a user, and a record in the access file.
     pub named: Ipv4Addr,
     /// Nothing is known of it.
@@ -52,20 +64,85 @@ pub struct World {
 
 impl World {
     pub fn new() -> World {
+        let world = World::with(Dns::start(), None);
+        world.answer(Fault::None);
+        world
+    }
+
+    /// With two name servers, of whom resolv.conf names the first. Answers come whole by TCP only. To be made in
+    /// namespaces of its own.
+    pub fn with_resolv_conf() -> World {
+        let serve = |address: &str| {
+            let udp = UdpSocket::bind(address).unwrap_or_else(|error| panic!("{address}: {error}"));
+            Dns::serve(udp, TcpListener::bind(address).unwrap_or_else(|error| panic!("{address}: {error}")))
+        };
+        let world = World::with(serve("127.0.0.53:53"), Some(serve("127.0.0.54:53")));
+        world.answer(Fault::Truncated);
+        world.write_resolv_conf(&world.dns);
+        namespace::replace_file("/etc/resolv.conf", &world.resolv_conf());
+        world
+    }
+
+    fn with(dns: Dns, other_dns: Option<Dns>) -> World {
         let [named, plain, denied, listed, late, local] = [(); 6].map(|()| fresh_ip());
-        let dns = Dns::start();
-        dns.set(&reverse(named), PTR, Message::new().record(Record::ptr("client.example")));
-        dns.set("client.example", A, Message::new().record(Record::a(&named.to_string())));
-        dns.set(&reverse(late), PTR, Message::new().rcode(3).late(Duration::from_millis(300)));
-        dns.set(&listing(listed, "list.test"), A, Message::new().record(Record::a("127.0.0.2")));
         // Listened on at every address, so that the daemon has to ask where a client came to.
         let port = SocketAddr::new(local.into(), free_port_everywhere());
         let proxied = free_port(local.into());
         let ident = IdentServer::start(named, |question| format!("{question} : USERID : UNIX : alice\r\n"));
-        let world =
-            World { scratch: Scratch::new(), dns, named, plain, denied, listed, late, port, proxied, _ident: ident };
+        let scratch = Scratch::new();
+        let manager = UnixDatagram::bind(scratch.join("manager")).expect("a socket in a scratch directory");
+        manager.set_nonblocking(true).expect("set a flag");
+        #[rustfmt::skip]
+        let world = World {
+            scratch, dns, other_dns, manager, named, plain, denied, listed, late, port, proxied, _ident: ident,
+        };
         world.write_access("one");
         world
+    }
+
+    /// What the name servers say of each, with something wrong about the answers that matter.
+    fn answer(&self, fault: Fault) {
+        for dns in [Some(&self.dns), self.other_dns.as_ref()].into_iter().flatten() {
+            let message = || Message::new().fault(fault);
+            dns.set(&reverse(self.named), PTR, message().record(Record::ptr("client.example")));
+            dns.set("client.example", A, message().record(Record::a(&self.named.to_string())));
+            dns.set(&listing(self.listed, "list.test"), A, message().record(Record::a("127.0.0.2")));
+            dns.set(&reverse(self.late), PTR, Message::new().rcode(3).late(Duration::from_millis(300)));
+        }
+    }
+
+    pub fn resolv_conf(&self) -> PathBuf {
+        self.scratch.join("resolv.conf")
+    }
+
+    /// Names one server. The file stays the same one: it is mounted elsewhere.
+    pub fn write_resolv_conf(&self, dns: &Dns) {
+        fs::write(self.resolv_conf(), format!("nameserver {}\n", dns.address.ip())).expect("write resolv.conf");
+    }
+
+    pub fn control(&self) -> String {
+        format!("-control={}", self.scratch.join("control").display())
+    }
+
+    /// What the service manager has been told since it was last asked.
+    pub fn heard(&self) -> String {
+        let mut buffer = [0; 512];
+        let mut heard = String::new();
+        while let Ok(length) = self.manager.recv(&mut buffer) {
+            heard += &String::from_utf8_lossy(&buffer[..length]);
+        }
+        heard
+    }
+
+    /// Asks the daemon by its control socket, as an administrator does.
+    pub fn verb(&self, verb: &str) -> (Outcome, String) {
+        let finished = Builder::default().bare().options([&self.control(), verb]).run_options();
+        let outcome = match finished.code() {
+            0 => Outcome::Right,
+            _ if finished.stderr.trim().is_empty() => Outcome::Less(format!("{verb} fails")),
+            _ => Outcome::Told(format!("{verb} fails")),
+        };
+        (outcome, finished.stdout)
     }
 
     pub fn access_file(&self) -> PathBuf {
@@ -81,9 +158,8 @@ impl World {
 
     /// Options that make every rule count, with the ports of LIST.
     pub fn options(&self) -> Vec<String> {
-        vec![
+        let mut options = vec![
             format!("-access={}", self.access_file().display()),
-            format!("-nameserver={}", self.dns.address),
             format!("-haproxy=5/port={}.{}", self.proxied.ip(), self.proxied.port()),
             "-proxyfrom=127.0.0.0/8".into(),
             "-denymsg=go away".into(),
@@ -94,7 +170,11 @@ impl World {
             "-maxperip=12".into(),
             "-lookuptimeout=6".into(),
             "-identtimeout=6".into(),
-        ]
+        ];
+        if self.other_dns.is_none() {
+            options.push(format!("-nameserver={}", self.dns.address));
+        }
+        options
     }
 
     pub fn list(&self) -> String {
@@ -109,10 +189,14 @@ impl World {
     }
 
     pub fn plain_client(&self) -> Outcome {
-        let text = talk(self.plain, self.port, "\n");
-        let ip = format!("::ffff:{}", self.plain);
+        self.nameless(self.plain, &talk(self.plain, self.port, "\n"))
+    }
+
+    /// What one got of whom nothing is known.
+    pub fn nameless(&self, from: Ipv4Addr, text: &str) -> Outcome {
+        let ip = format!("::ffff:{from}");
         let must = [("RELAYCLIENT", None), ("BLOCK", None), ("TCPREMOTEINFO", None), ("TCPREMOTEIP", Some(&*ip))];
-        served(&text, &must, &[("TCPREMOTEHOST", None, Some("softdnserr"))])
+        served(text, &must, &[("TCPREMOTEHOST", None, Some("softdnserr"))])
     }
 
     pub fn proxied_client(&self) -> Outcome {
@@ -132,13 +216,13 @@ impl World {
         }
     }
 
-    /// May be served only if the list could not be asked.
+    /// May be served only where the list could not be asked.
     pub fn listed_client(&self) -> Outcome {
         match talk(self.listed, self.port, "\n").as_str() {
             "go away\r\n" => Outcome::Right,
             "" => Outcome::Less("refused without the message".into()),
             text => match served(text, &[("BLOCK", None)], &[]) {
-                Outcome::Right => Outcome::Less("the list could not be asked".into()),
+                Outcome::Right => Outcome::LetIn,
                 other => other,
             },
         }
