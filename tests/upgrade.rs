@@ -334,7 +334,7 @@ fn name_servers_that_cannot_be_read_any_more_are_found_in_the_trial() {
         mode(0o600);
         let finished = daemon.verb("-upgrade");
         assert_eq!(finished.code(), 1);
-        let why = "cannot read the name servers: /etc/resolv.conf: Permission denied";
+        let why = "cannot ask the name servers: /etc/resolv.conf: Permission denied";
         assert!(finished.stderr.contains(why), "{finished:?}");
         assert!(daemon.log().contains("going on as before"), "{}", daemon.log());
         mode(0o644);

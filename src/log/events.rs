@@ -106,7 +106,7 @@ pub fn servers_kept(why: &io::Error) {
 
 /// The same at the start, when there are none before.
 pub fn servers_not_read(why: &io::Error) {
-    let text = format_args!("cannot read the name servers: {why}; asking this host");
+    let text = format_args!("cannot ask the name servers: {why}; asking this host");
     limited(Kind::Servers, Level::Err, text);
 }
 

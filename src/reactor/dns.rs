@@ -52,7 +52,7 @@ impl Lookup {
         now: Instant,
     ) -> Result<Self, StartError> {
         let dns = Self::dns(config, registry, now)?;
-        if let Some(Err(error)) = dns.as_ref().map(Resolver::has_read_servers) {
+        if let Some(Err(error)) = dns.as_ref().map(Resolver::check_servers) {
             log::servers_not_read(&error);
         }
         if let Some(nss) = &mut nss {
@@ -73,8 +73,8 @@ impl Lookup {
     /// Whether DNS could be asked by a program that takes over: by the same name servers or others, but not by none.
     pub fn rehearse(config: &Config, registry: &Registry) -> Result<(), StartError> {
         let dns = Self::dns(config, registry, Instant::now())?;
-        let read = dns.as_ref().map_or(Ok(()), Resolver::has_read_servers);
-        read.map_err(|error| StartError::system("cannot read the name servers", error))
+        let read = dns.as_ref().map_or(Ok(()), Resolver::check_servers);
+        read.map_err(|error| StartError::system("cannot ask the name servers", error))
     }
 
     fn ask(&mut self, question: &Question, key: Key, now: Instant) -> Option<Answer> {

@@ -35,7 +35,7 @@ const SLICE: Duration = Duration::from_millis(100);
 const CROWD: Duration = Duration::from_secs(1);
 /// What c-ares asks if nobody is named, and how a file has it that means it.
 const NOBODY: &str = "127.0.0.1:53";
-const THIS_HOST: &[u8] = b"127.0.0.1";
+const THIS_HOST: &str = "127.0.0.1";
 /// So many earlier channels for names at most: each takes some sockets.
 const MAX_EARLIER: usize = 16;
 
@@ -74,13 +74,17 @@ impl Channels {
         now: Instant,
     ) -> io::Result<Channels> {
         // Looked at before it is read: a change in between is then seen as one.
-        let stamp = Stamp::of(&resolv_conf);
+        let mut stamp = Stamp::of(&resolv_conf);
         let first_timeout = Speed::default().first_timeout();
         let make = || Channel::open(&nameservers, &resolv_conf, &sockets, basket.clone(), first_timeout);
         let (mut lists, mut names) = (make()?, make()?);
         if nameservers.is_empty() {
-            let text = std::fs::read(&resolv_conf).unwrap_or_default();
-            [&mut lists, &mut names].into_iter().for_each(|channel| heed(channel, &text));
+            let named = servers_in(&std::fs::read(&resolv_conf).unwrap_or_default());
+            [&mut lists, &mut names].into_iter().for_each(|channel| heed(channel, &named));
+            if !named.is_empty() && asks_nobody_named(&names, &named) {
+                // They may be to be had later.
+                stamp = None;
+            }
         }
         if let Some(server) = names.leaves_out(&nameservers) {
             return Err(io::Error::other(format!("-nameserver: {server} cannot be asked")));
@@ -105,20 +109,25 @@ impl Channels {
     }
 
     /// Reads resolv.conf anew and makes new channels. Queries under way end where they are. If it fails, all stays
-    /// as it was. One that names no server may be half written, and c-ares would ask this host instead, where nobody
-    /// answers for any list: that is an error, too, unless the file is `trusted`.
+    /// as it was. It does if the file names servers and none can be asked, for c-ares would ask this host instead, where
+    /// nobody answers for any list; and if it has come to name none, which may be half written, unless it is `trusted`.
     pub fn reload(&mut self, trusted: bool, now: Instant) -> io::Result<()> {
         let stamp = Stamp::of(&self.resolv_conf);
         let text = self.read_file()?;
+        if text.is_none() && !trusted {
+            // It is being replaced.
+            return Ok(());
+        }
+        let named = servers_in(&text.unwrap_or_default());
+        let may_ask_nobody = named.is_empty() && (trusted || self.servers == [NOBODY]);
         // What is known of the speed is not of those that are asked from now on.
         let speeds = mem::take(&mut self.speeds);
         let made = self.open_channel(self.speed()).and_then(|lists| Ok((lists, self.open_channel(self.speed())?)));
         let made = made.and_then(|(mut lists, mut names)| {
             if self.nameservers.is_empty() {
-                [&mut lists, &mut names].into_iter().for_each(|channel| heed(channel, &text));
-                if !trusted && asks_nobody_named(&names, &text) {
-                    let error = format!("{} names no server that can be asked", self.resolv_conf);
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+                [&mut lists, &mut names].into_iter().for_each(|channel| heed(channel, &named));
+                if !may_ask_nobody && [&lists, &names].into_iter().any(|channel| asks_nobody_named(channel, &named)) {
+                    return Err(self.nobody_named());
                 }
             }
             Ok((lists, names))
@@ -173,7 +182,7 @@ impl Channels {
     fn open_for(&self, servers: &[String], speed: &Speed) -> io::Result<Channel> {
         let mut channel = self.open_channel(speed)?;
         channel.set_servers(servers)?;
-        Ok(channel)
+        if channel.servers().is_empty() { Err(io::Error::other("no server can be asked")) } else { Ok(channel) }
     }
 
     /// True if resolv.conf is another one than was read; looked at once a second at most.
@@ -185,16 +194,27 @@ impl Channels {
         self.nameservers.is_empty() && Stamp::of(&self.resolv_conf).is_some_and(|stamp| Some(stamp) != self.stamp)
     }
 
-    /// What resolv.conf says; nothing if it is not there, or has no say. An error has its name. For c-ares a file that
-    /// it cannot read names nobody.
-    pub fn read_file(&self) -> io::Result<Vec<u8>> {
+    /// What resolv.conf says; none if it is not there, or has no say. An error has its name. For c-ares a file that it
+    /// cannot read names nobody.
+    fn read_file(&self) -> io::Result<Option<Vec<u8>>> {
         if !self.nameservers.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Some(Vec::new()));
         }
-        std::fs::read(&self.resolv_conf).or_else(|error| match error.kind() {
-            io::ErrorKind::NotFound => Ok(Vec::new()),
-            kind => Err(io::Error::new(kind, format!("{}: {}", self.resolv_conf, errno_text(&error)))),
-        })
+        match std::fs::read(&self.resolv_conf) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(io::Error::new(error.kind(), format!("{}: {}", self.resolv_conf, errno_text(&error)))),
+        }
+    }
+
+    /// An error if it is not those that resolv.conf names who are asked.
+    pub fn check(&self) -> io::Result<()> {
+        let named = servers_in(&self.read_file()?.unwrap_or_default());
+        if named.is_empty() || !asks_nobody_named(&self.names, &named) { Ok(()) } else { Err(self.nobody_named()) }
+    }
+
+    fn nobody_named(&self) -> io::Error {
+        io::Error::new(io::ErrorKind::InvalidData, format!("{} names no server that can be asked", self.resolv_conf))
     }
 
     /// The channel that takes new queries, those for lists or those for names.
@@ -330,25 +350,30 @@ impl Channels {
     }
 }
 
-/// True if a channel asks this host, and resolv.conf does not say so.
-fn asks_nobody_named(channel: &Channel, resolv_conf: &[u8]) -> bool {
-    channel.servers() == [NOBODY] && !resolv_conf.windows(THIS_HOST.len()).any(|part| part == THIS_HOST)
+/// The servers that the text of resolv.conf names, be they fit to be asked or not.
+fn servers_in(resolv_conf: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(resolv_conf);
+    let server = |line: &str| {
+        let mut words = line.split(['#', ';']).next()?.split_ascii_whitespace();
+        (words.next() == Some("nameserver")).then(|| words.next().unwrap_or_default().to_owned())
+    };
+    text.lines().filter_map(server).collect()
+}
+
+/// True if a channel asks this host, and resolv.conf, which names these, does not say so.
+fn asks_nobody_named(channel: &Channel, named: &[String]) -> bool {
+    channel.servers() == [NOBODY] && !named.iter().any(|server| server == THIS_HOST || server == NOBODY)
 }
 
 /// Has a channel ask whom resolv.conf names. c-ares forgets what it says if it fails at another file later, such as an
 /// nsswitch.conf that it may not read.
-fn heed(channel: &mut Channel, resolv_conf: &[u8]) {
-    if !asks_nobody_named(channel, resolv_conf) {
+fn heed(channel: &mut Channel, named: &[String]) {
+    if channel.servers() != [NOBODY] || named.iter().all(|server| server == THIS_HOST) {
         return;
     }
-    let named = String::from_utf8_lossy(resolv_conf);
-    let named = named.lines().filter_map(|line| {
-        let mut words = line.split_ascii_whitespace();
-        (words.next() == Some("nameserver")).then(|| words.next())?.map(str::to_owned)
-    });
     let mut can_ask = |servers: &[String]| channel.set_servers(servers).is_ok() && !channel.servers().is_empty();
-    let named: Vec<_> = named.filter(|server| can_ask(std::slice::from_ref(server))).collect();
-    if named.is_empty() || !can_ask(&named) {
+    let fit: Vec<_> = named.iter().filter(|server| can_ask(std::slice::from_ref(server))).cloned().collect();
+    if fit.is_empty() || !can_ask(&fit) {
         can_ask(&[NOBODY.to_owned()]);
     }
 }
@@ -358,6 +383,7 @@ fn heed(channel: &mut Channel, resolv_conf: &[u8]) {
 struct Stamp {
     device: u64,
     inode: u64,
+    size: u64,
     /// When it was last changed, its mode and owner included.
     seconds: i64,
     nanoseconds: i64,
@@ -367,6 +393,12 @@ impl Stamp {
     /// None if there is no such file; a file that is being replaced is no reason to act.
     fn of(path: &str) -> Option<Stamp> {
         let file = std::fs::metadata(path).ok()?;
-        Some(Stamp { device: file.dev(), inode: file.ino(), seconds: file.ctime(), nanoseconds: file.ctime_nsec() })
+        Some(Stamp {
+            device: file.dev(),
+            inode: file.ino(),
+            size: file.size(),
+            seconds: file.ctime(),
+            nanoseconds: file.ctime_nsec(),
+        })
     }
 }

@@ -210,9 +210,10 @@ impl Resolver {
         })
     }
 
-    /// An error if resolv.conf is there and cannot be read, so that this host is asked.
-    pub fn has_read_servers(&self) -> io::Result<()> {
-        self.channels.read_file().map(drop)
+    /// An error if resolv.conf is there and cannot be read, or names servers that cannot be asked, so that this host is
+    /// asked instead.
+    pub fn check_servers(&self) -> io::Result<()> {
+        self.channels.check()
     }
 
     /// The answer, if it is known. If not, `waiter` is told when it comes, once for each time it asks.

@@ -54,26 +54,53 @@ fn a_resolv_conf_that_names_nobody_counts_when_it_is_to_be_read() {
     let conf = Conf::new("nobody");
     conf.write(&nameserver(old.address));
     let mut l = Loop::new(conf.settings());
-    let texts =
-        ["", "# nameserver 192.0.2.9\noptions edns0\n", "nameserver \n", "nameserver 192.0.2.\nnameserver fec0::1\n"];
-    for text in texts {
+    let half_written = ["nameserver \n", "#nameserver 127.0.0.1\nnameserver 192.0.2.\nnameserver fec0::1\n"];
+    for text in ["", "# nameserver 192.0.2.9\noptions edns0\n"].iter().chain(&half_written) {
         conf.write(text);
         assert_still_asked(&mut l, "empty");
     }
+    let error = l.resolver.reload(Instant::now()).unwrap_err();
+    assert_eq!(error.to_string(), format!("{} names no server that can be asked", conf.path()));
     assert_eq!(l.resolver.servers(), [old.address.to_string()]);
+    conf.write("options edns0\n");
     l.resolver.reload(Instant::now()).unwrap();
-    assert_eq!(l.resolver.servers(), ["127.0.0.1:53"]);
+    assert_eq!(l.resolver.servers(), [THIS_HOST]);
     conf.write(&nameserver(old.address));
     l.resolver.reload(Instant::now()).unwrap();
     // This one means it.
     conf.write("nameserver 127.0.0.1\n");
+    ask_until(&mut l, "meant", |l| l.resolver.servers() == [THIS_HOST]);
+}
+
+const THIS_HOST: &str = "127.0.0.1:53";
+
+fn ask_until(l: &mut Loop, name: &str, done: impl Fn(&Loop) -> bool) {
     let end = Instant::now() + PATIENCE;
     for n in 0.. {
-        l.answer(&host(&format!("meant{n}.example")));
-        if l.resolver.servers() == ["127.0.0.1:53"] {
+        l.answer(&host(&format!("{name}{n}.example")));
+        if done(l) {
             break;
         }
-        assert!(Instant::now() < end);
+        assert!(Instant::now() < end, "{name}");
+    }
+}
+
+/// Whatever c-ares makes of the file.
+#[test]
+fn at_a_start_the_servers_are_those_that_can_be_asked() {
+    let conf = Conf::new("start");
+    for (text, server, is_fit) in [
+        ("nameserver 192.0.2.\nnameserver 192.0.2.1\n", "192.0.2.1:53", true),
+        ("nameserver 192.0.2.\n#nameserver 127.0.0.1\n", THIS_HOST, false),
+        ("nameserver 127.0.0.1\r\n", THIS_HOST, true),
+        ("nameserver\t127.0.0.11 # docker\n", "127.0.0.11:53", true),
+        ("options rotate\n", THIS_HOST, true),
+        ("nameserver ::1\noptions use-vc\n", "[::1]:53", true),
+    ] {
+        conf.write(text);
+        let l = Loop::new(conf.settings());
+        assert_eq!(l.resolver.servers(), [server], "{text}");
+        assert_eq!(l.resolver.check_servers().is_ok(), is_fit, "{text}");
     }
 }
 
