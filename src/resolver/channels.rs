@@ -114,9 +114,10 @@ impl Channels {
     pub fn reload(&mut self, trusted: bool, now: Instant) -> io::Result<()> {
         let stamp = Stamp::of(&self.resolv_conf);
         let text = self.read_file()?;
-        if text.is_none() && !trusted {
-            // It is being replaced.
-            return Ok(());
+        if text.is_none() && self.servers != [NOBODY] {
+            // Perhaps it is being replaced. If not, whoever was named is a better guess than this host.
+            let error = || io::Error::new(io::ErrorKind::NotFound, format!("{} is not there", self.resolv_conf));
+            return if trusted { Err(error()) } else { Ok(()) };
         }
         let named = servers_in(&text.unwrap_or_default());
         let may_ask_nobody = named.is_empty() && (trusted || self.servers == [NOBODY]);

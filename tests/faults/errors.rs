@@ -83,11 +83,10 @@ const CONFIGURATION: [&str; 4] = ["resolv.conf", "nsswitch.conf", "netsvc.conf",
 
 /// True where a client who is on a list is refused all the same: what fails is on this host, and can be
 /// had again (docs/security.md). Everything else that keeps a list from being asked lets him in, and is
-/// said; so it is documented, and so is that a resolv.conf that is gone names the server on this host.
+/// said.
 pub fn listed_stay_out(name: &str, subject: &str, error: &str) -> bool {
     match (name, subject) {
-        ("openat", _) if CONFIGURATION.contains(&subject) => error != "ENOENT",
-        ("read" | "lseek" | "newfstatat" | "statx", _) if CONFIGURATION.contains(&subject) => true,
+        ("openat" | "read" | "lseek" | "newfstatat" | "statx", _) if CONFIGURATION.contains(&subject) => true,
         // There are no ports.
         ("connect", "UDP" | "TCP") if ["EAGAIN", "EADDRNOTAVAIL"].contains(&error) => true,
         _ => ["EMFILE", "ENFILE", "ENOMEM", "ENOBUFS", "ENOSPC"].contains(&error),

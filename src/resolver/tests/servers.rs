@@ -31,6 +31,8 @@ fn a_resolv_conf_that_cannot_be_read_changes_no_name_server() {
     let error = l.resolver.reload(Instant::now()).unwrap_err();
     assert_eq!(error.to_string(), format!("{}: Is a directory", conf.path()));
     std::fs::remove_dir(conf.path()).unwrap();
+    let error = l.resolver.reload(Instant::now()).unwrap_err();
+    assert_eq!(error.to_string(), format!("{} is not there", conf.path()));
     std::os::unix::fs::symlink(conf.path(), conf.path()).unwrap();
     let error = l.resolver.reload(Instant::now()).unwrap_err();
     assert_eq!(error.to_string(), format!("{}: Too many levels of symbolic links", conf.path()));
