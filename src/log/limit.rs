@@ -135,7 +135,6 @@ pub(super) struct Limiter {
     /// For messages without a key, and for all keys of a kind that found no room.
     common: HashMap<Kind, Option<Entry>>,
     keyed: HashMap<(Kind, Key), Option<Entry>>,
-    numbered: HashMap<(Kind, u16), Option<Entry>>,
     /// Set while `keyed` is full of fresh entries: when the first of them stops being so. Until then nobody need look
     /// for one to drop.
     full_until: Option<Instant>,
@@ -145,7 +144,7 @@ pub(super) struct Limiter {
 impl Limiter {
     pub(super) fn ask(&mut self, kind: Kind, key: Option<Key>, now: Instant) -> Verdict {
         let entry = match key.map(|key| (kind, key)) {
-            Some((kind, Key::Number(number))) => self.numbered.entry((kind, number)).or_default(),
+            Some(key @ (_, Key::Number(_))) => self.keyed.entry(key).or_default(),
             Some(key) if self.keyed.contains_key(&key) || self.has_room(now) => self.keyed.entry(key).or_default(),
             _ => self.common.entry(kind).or_default(),
         };
@@ -158,19 +157,24 @@ impl Limiter {
 
     /// True if one more key fits in, if need be after dropping those said longest ago.
     fn has_room(&mut self, now: Instant) -> bool {
-        if self.keyed.len() < KEYS_MAX {
+        if self.addresses() < KEYS_MAX {
             return true;
         }
         if self.full_until.is_some_and(|until| now < until) {
             return false;
         }
-        self.keyed.retain(|_, entry| entry.as_ref().is_some_and(|entry| entry.is_fresh(now)));
-        self.full_until = if self.keyed.len() < KEYS_MAX {
+        let is_fresh = |entry: &Option<Entry>| entry.as_ref().is_some_and(|entry| entry.is_fresh(now));
+        self.keyed.retain(|(_, key), entry| matches!(key, Key::Number(_)) || is_fresh(entry));
+        self.full_until = if self.addresses() < KEYS_MAX {
             None
         } else {
-            self.keyed.values().flatten().map(|entry| entry.said + PAUSE).min()
+            self.keyed.values().flatten().map(|entry| entry.said + PAUSE).filter(|&until| until > now).min()
         };
         self.full_until.is_none()
+    }
+
+    fn addresses(&self) -> usize {
+        self.keyed.keys().filter(|(_, key)| matches!(key, Key::Address(_))).count()
     }
 
     /// Messages held back since the start.

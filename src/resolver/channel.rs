@@ -7,7 +7,6 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -117,8 +116,8 @@ impl Channel {
     /// The first of these, all of which were given to [`Channel::open`], that c-ares cannot ask, and has left out
     /// without a word.
     pub fn leaves_out<'a>(&mut self, nameservers: &'a [SocketAddr]) -> Option<&'a SocketAddr> {
-        let given: HashSet<_> = nameservers.iter().collect();
-        if self.ares.servers().len() >= given.len() {
+        let is_first = |&(at, server): &(usize, &SocketAddr)| !nameservers[..at].contains(server);
+        if self.ares.servers().len() >= nameservers.iter().enumerate().filter(is_first).count() {
             return None;
         }
         let mut can_ask = |servers: &[SocketAddr]| {
