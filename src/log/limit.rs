@@ -168,7 +168,8 @@ impl Limiter {
         self.full_until = if self.addresses() < KEYS_MAX {
             None
         } else {
-            self.keyed.values().flatten().map(|entry| entry.said + PAUSE).filter(|&until| until > now).min()
+            let addresses = self.keyed.iter().filter(|((_, key), _)| matches!(key, Key::Address(_)));
+            addresses.filter_map(|(_, entry)| Some(entry.as_ref()?.said + PAUSE)).min()
         };
         self.full_until.is_none()
     }

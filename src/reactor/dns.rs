@@ -103,8 +103,8 @@ impl Lookup {
         }
     }
 
-    /// Asks what a session wants, gives it what is known at once, and gives up what it wants no more. `asked` is told of each DNS
-    /// question or, for the name service switch, address.
+    /// Asks what a session wants, gives it what is known at once, and gives up what it wants no more. `asked` is told of
+    /// each DNS question or, for the name service switch, address.
     pub fn pursue(
         &mut self,
         session: &mut Session,

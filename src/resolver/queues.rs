@@ -3,8 +3,8 @@
 //! Lists go first, each zone with a queue of its own: of those with something to ask, the zone that has the fewest
 //! questions under way is next, and none has more of them than in proportion to the places that are left. So a list
 //! whose servers are silent, and whose questions keep their places for as long as those are tried, does not have the
-//! others asked too late, which would let everybody in; nor are names never asked for. Then names, and last the names that were asked for once and
-//! gave way to others. Each queue is in order of arrival.
+//! others asked too late, which would let everybody in; nor are names never asked for. Then names, and last the names
+//! that were asked for once and gave way to others. Each queue is in order of arrival.
 
 #![forbid(unsafe_code)]
 
